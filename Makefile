@@ -1,0 +1,88 @@
+# Everything runs in one virtual environment, .venv, which the first target that needs it makes.
+# A stamp file in .venv stands for each finished stage, so that nothing is done twice.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# torch goes first and by itself: a range, with no torch installed, would fetch another build of it.
+TORCH := $(shell grep '^torch==' constraints.txt)
+# make PYTHON=/path/to/python3 chooses the interpreter; otherwise the first of these that will do.
+PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+WORKERS ?= 2
+
+# No example opens a window, and what Inductor compiles is kept from one run to the next.
+export MPLBACKEND := Agg
+export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/inductor
+
+.PHONY: help setup demo test slow lint examples bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo      the lecture's example: a table and a picture"
+	@echo "make test      lint and every quick test"
+	@echo "make slow      the slow tests"
+	@echo "make lint      ruff and pyright"
+	@echo "make examples  every example, without a window"
+	@echo "make bench     this library beside its peers"
+	@echo "make setup     only the environment that these share"
+	@echo "make clean     remove the environment and all caches"
+
+setup: $(VENV)/test.stamp
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/python examples/lecture.py
+
+test: lint
+	@echo "test: the quick tests and every docstring's example"
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
+
+# Exit status 5 says that no test is marked slow.
+slow: $(VENV)/test.stamp
+	@echo "test: the slow tests"
+	@$(BIN)/python -m pytest -q -m slow tests || [ $$? -eq 5 ]
+
+lint: $(VENV)/test.stamp
+	@echo "lint: ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check .; false; }
+	@echo "lint: pyright"
+	@$(BIN)/pyright
+
+examples: $(VENV)/test.stamp
+	@failed=; for example in examples/*.py; do \
+	  echo "example: $$example"; \
+	  $(BIN)/python "$$example" || failed="$$failed $$example"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; false; }
+
+bench: $(VENV)/test.stamp
+	@$(BIN)/python benchmarks/lecture.py
+
+clean:
+	@rm -rf $(VENV) .hypothesis .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/python.stamp:
+	@for python in $(PYTHONS); do \
+	  if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "setup: $$($$python --version) in $(VENV)"; \
+	    $$python -m venv $(VENV) && touch $@; \
+	    exit; \
+	  fi; \
+	done; \
+	echo "pure_sgd needs Python 3.11 or later with venv and pip; none of these will do: $(PYTHONS)." >&2; \
+	echo "Install one (on Debian with python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+	false
+
+$(VENV)/demo.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+	@echo "setup: $(TORCH)"
+	@$(PIP) install -c constraints.txt $(TORCH)
+	@echo "setup: pure_sgd and what its examples need"
+	@$(PIP) install -c constraints.txt hatchling editables
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[examples]'
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	@echo "setup: what its tests need"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test]'
+	@touch $@
