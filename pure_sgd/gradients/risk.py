@@ -1,0 +1,97 @@
+"""Empirical risk, and the estimate of the population risk on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from ..errors import PureSGDError, check_count
+from .examples import Batch, ExampleLoss, Params, check_scalar, over_examples
+
+__all__ = ["RiskEstimate", "empirical_risk", "population_risk"]
+
+EXAMPLE_ADVICE = "Let it return the loss of one example: a mean over that example's own axes"
+
+
+class RiskEstimate(NamedTuple):
+    """A mean loss with its uncertainty."""
+
+    mean: torch.Tensor  # shape (), in the unit of the loss
+    standard_error: torch.Tensor  # shape (), in the unit of the loss
+    count: int  # the number of examples
+
+
+def empirical_risk(example_loss: ExampleLoss) -> Callable[[Params, Batch], torch.Tensor]:
+    """The mean loss over a batch: ``loss(params, batch)``, shape ``()``.
+
+        loss(params, batch) = mean_i example_loss(params, *batch[i])
+
+    ``batch`` is a tuple of trees whose leaves all have a leading axis of B examples. On the whole data
+    set this is the empirical risk; on a random batch it is an unbiased estimate of it, and so is its
+    gradient.
+
+    Raises:
+        PureSGDError: leaves of different lengths, an empty batch, or a loss of one example that is not a
+            scalar.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> loss = ps.empirical_risk(lambda params, x, y: (x @ params - y) ** 2 / 2)
+        >>> loss(torch.zeros(2), (torch.ones(3, 2), torch.tensor([1.0, 2.0, 3.0])))
+        tensor(2.3333)
+    """
+
+    def loss(params: Params, batch: Batch) -> torch.Tensor:
+        return _losses(example_loss, params, batch, None).mean()
+
+    return loss
+
+
+def population_risk(
+    example_loss: ExampleLoss, chunk_size: int | None = None
+) -> Callable[[Params, Batch], RiskEstimate]:
+    """Estimate the expected loss on new data: ``f(params, held_out) -> RiskEstimate``.
+
+        mean           = mean_i example_loss(params, *held_out[i])
+        standard_error = std_i / sqrt(count)             std with count - 1
+
+    Unbiased as long as ``held_out`` had no part in choosing ``params``. With
+    :func:`losses.zero_one_loss` the mean is the error rate. ``chunk_size`` bounds the memory.
+
+    Raises:
+        PureSGDError: fewer than two examples, or as :func:`empirical_risk`.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> risk = ps.population_risk(lambda params, x: (x - params) ** 2)
+        >>> risk(torch.tensor(0.0), (torch.tensor([1.0, 2.0, 3.0]),))
+        RiskEstimate(mean=tensor(4.6667), standard_error=tensor(2.3333), count=3)
+    """
+    if chunk_size is not None:
+        check_count("population_risk", "chunk_size", chunk_size)
+
+    def estimate(params: Params, held_out: Batch) -> RiskEstimate:
+        losses = _losses(example_loss, params, held_out, chunk_size)
+        count = losses.shape[0]
+        if count < 2:
+            raise PureSGDError(
+                "held_out", f"holds {count} example, and a standard error needs two", "Hold out more"
+            )
+        return RiskEstimate(losses.mean(), losses.std() / count**0.5, count)
+
+    return estimate
+
+
+def _losses(
+    example_loss: ExampleLoss, params: Params, batch: Batch, chunk_size: int | None
+) -> torch.Tensor:
+    return over_examples(
+        lambda *example: check_scalar(example_loss(params, *example), "example_loss", EXAMPLE_ADVICE),
+        batch,
+        "batch",
+        chunk_size,
+    )

@@ -1,0 +1,67 @@
+"""The gradient of a loss with respect to a tree of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch._dynamo  # torch.func.grad imports it at its first call, for a second: not in the first step
+
+from .. import tree
+from ..errors import PureSGDError
+from .examples import Params, check_scalar
+
+__all__ = ["value_and_grad"]
+
+
+def value_and_grad(
+    loss: Callable[..., Any], has_aux: bool = False
+) -> Callable[..., tuple[Any, Params]]:
+    """The value of ``loss(params, *args)`` and its gradient with respect to ``params``, in one pass.
+
+    Returns ``(value, grads)``, or ``((value, aux), grads)`` when ``has_aux`` says that the loss returns
+    ``(value, aux)``. ``params`` is any tree of floating-point tensors (``None`` stands for an empty tree);
+    ``grads`` is a tree like it. It can be differentiated again, mapped over and compiled.
+
+    Raises:
+        PureSGDError: a leaf that cannot be differentiated, or a loss that is not a scalar.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> ps.value_and_grad(lambda params: (params["w"] ** 2).sum())({"w": torch.tensor([1.0, 2.0])})
+        (tensor(5.), {'w': tensor([2., 4.])})
+    """
+
+    def evaluate(params: Params, *args: Any) -> tuple[Any, Params]:
+        found, rebuild = tree.flatten(params)
+        if not all(isinstance(p, torch.Tensor) and (p.is_floating_point() or p.is_complex()) for p in found):
+            raise _not_differentiable(params)
+
+        def on_leaves(leaves: tuple[torch.Tensor, ...]) -> Any:
+            out = loss(rebuild(list(leaves)), *args)
+            advice = "Return the mean over the batch, as empirical_risk does"
+            check_scalar(out[0] if has_aux else out, "loss", advice)
+            return out
+
+        # With has_aux this is (grads, (value, aux)), without it (grads, value).
+        grads, value = torch.func.grad_and_value(on_leaves, has_aux=has_aux)(tuple(found))
+        return value, rebuild(list(grads))
+
+    return evaluate
+
+
+def _not_differentiable(params: Params) -> PureSGDError:
+    for path, leaf in tree.named_leaves(params, "params"):
+        if not isinstance(leaf, torch.Tensor):
+            return PureSGDError(
+                path, f"is a {type(leaf).__name__}, expected a tensor", "Convert it with torch.as_tensor"
+            )
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            return PureSGDError(
+                path,
+                f"has dtype {leaf.dtype}, and only floating-point leaves have a gradient",
+                "Convert it, or keep it out of params: close over it, or put it under 'buffers'",
+            )
+    return PureSGDError("params", "holds no tensor", "Pass a tree with at least one tensor")
