@@ -1,0 +1,184 @@
+"""The training loop, written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from .. import tree
+from ..data import batch_source
+from ..errors import PureSGDError, check_count
+from ..transforms import GradientTransformation, eval_params
+from .compiled import compile_step, compile_when_it_pays
+from .state import TrainState, init_train_state
+from .step import Metrics, Step, make_step
+
+__all__ = ["FitResult", "History", "Record", "fit"]
+
+Record = dict[str, float]
+#: One list for each quantity, one entry for each record.
+History = dict[str, list[float]]
+
+
+class FitResult(NamedTuple):
+    """What :func:`fit` returns."""
+
+    state: TrainState
+    history: History
+
+
+def fit(
+    loss: Callable[..., Any],
+    tx: GradientTransformation,
+    params: Any,
+    data: Any,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    replacement: bool = False,
+    order: Callable[[int], Iterable[torch.Tensor]] | None = None,
+    evaluate: Callable[[Any], Any] | None = None,
+    record_every: int | None = None,
+    stop_when: Callable[[History], bool] | None = None,
+    callbacks: Sequence[Callable[[Record, TrainState], Any]] = (),
+    extra_args: Callable[[Record | None], dict[str, Any]] | None = None,
+    has_aux: bool = False,
+    compile: Literal["auto"] | bool = "auto",
+    progress: bool = True,
+) -> FitResult:
+    """Train: ``state, metrics = step(state, batch)`` for every batch, with a record of each epoch.
+
+    Args:
+        loss: ``loss(params, batch)``, shape ``()``; see :func:`make_step`, also for ``has_aux``.
+        tx: The optimizer.
+        params: Where to begin; copied, never changed.
+        data: Tensors in memory (a tuple, dict or tensor with a leading axis of examples), or an iterable of
+            batches that can be iterated over once an epoch, such as a ``DataLoader``.
+        epochs: How often to go through ``data``; or
+        steps: how many steps to take, through as many epochs as that needs.
+        batch_size: Of data in memory: None or n is full gradient descent, 1 is pure SGD.
+        seed: Of the order in which data in memory is visited; see :func:`epoch_indices`, also for
+            ``replacement``.
+        order: ``order(epoch)`` gives the rows of each batch, instead.
+        evaluate: ``evaluate(params)`` gives a number or a dict of numbers at each record; they are kept as
+            ``val_loss`` or ``val_<name>``, and once more with ``_averaged`` behind for the parameters of
+            :func:`eval_params`, where the optimizer holds an average.
+        record_every: Steps between two records; None: one a epoch.
+        stop_when: ``stop_when(history)`` ends the run after a record; see :func:`early_stopping`.
+        callbacks: Each called as ``callback(record, state)`` after a record, to log or save; the tensors of
+            ``state`` are written over by later steps, so clone what is to be kept.
+        extra_args: ``extra_args(record)`` gives the extra arguments of ``tx`` until the next record, from
+            the last one (None before the first): ``{"value": record["val_loss"]}``, say.
+        compile: True compiles the step from the start, False never, and ``"auto"`` only when that ends
+            sooner: see :func:`compile_when_it_pays`, which takes at least a minute of steps
+            to be left. The state is donated to the compiled step.
+        progress: Show a progress bar, if standard error is a terminal.
+
+    Returns:
+        ``(state, history)``: the last state, and a dict of lists: ``epoch``, ``step``, the means of ``loss``,
+        ``grad_norm`` and other metrics since the record before, the last ``learning_rate``, and what
+        ``evaluate`` gave.
+
+    Raises:
+        PureSGDError: neither or both of ``epochs`` and ``steps``, data without examples, a batch size out of
+            range, and whatever the step raises.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> x = torch.linspace(-1, 1, 64)
+        >>> loss = ps.empirical_risk(lambda params, x, y: (params["w"] * x + params["b"] - y) ** 2)
+        >>> params = {"w": torch.tensor(0.0), "b": torch.tensor(0.0)}
+        >>> state, history = ps.fit(
+        ...     loss, ps.sgd(0.1, momentum=0.9), params, (x, 3 * x + 1), epochs=30, batch_size=16
+        ... )
+        >>> round(state.params["w"].item(), 2), round(state.params["b"].item(), 2)
+        (3.0, 1.0)
+    """
+    source = batch_source(data, batch_size, seed, replacement, order)
+    epochs, total = _length(epochs, steps, source.steps_per_epoch)
+    step = _choose(make_step(loss, tx, has_aux), compile, total)
+    state = init_train_state(params, tx)
+    extra = extra_args(None) if extra_args else {}
+    history: History = {}
+    done, window = 0, []
+
+    with torch.no_grad(), tqdm(total=total, disable=None if progress else True, unit="step") as bar:
+
+        def keep_record(epoch: int) -> bool:
+            """Record what happened since the last one; true when it is time to stop."""
+            nonlocal extra
+            record = {"epoch": epoch, "step": done, **_summary(window), **_evaluation(evaluate, state)}
+            window.clear()
+            for name, value in record.items():
+                history.setdefault(name, []).append(value)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in record.items() if "loss" in name})
+            for callback in callbacks:
+                callback(record, state)
+            if extra_args:
+                extra = extra_args(record)
+            return stop_when is not None and stop_when(history)
+
+        for epoch in range(epochs):
+            for batch in source.epoch(epoch):
+                state, metrics = step(state, batch, **extra)
+                window.append(metrics)
+                done += 1
+                bar.update()
+                if done == steps:
+                    break
+                if record_every and done % record_every == 0 and keep_record(epoch):
+                    return FitResult(state, history)
+            last = done == steps or epoch == epochs - 1
+            if window and (last or not record_every) and keep_record(epoch):
+                break
+            if done == steps:
+                break
+    return FitResult(state, history)
+
+
+def _length(epochs: int | None, steps: int | None, per_epoch: int | None) -> tuple[int, int | None]:
+    if (epochs is None) == (steps is None):
+        raise PureSGDError("fit", f"got epochs={epochs} and steps={steps}", "Pass exactly one of them")
+    if epochs is not None:
+        check_count("fit", "epochs", epochs)
+        return epochs, epochs * per_epoch if per_epoch else None
+    check_count("fit", "steps", steps)
+    # Every epoch has at least one step: more epochs than steps are never begun.
+    return steps or 0, steps
+
+
+def _choose(step: Step, compile: Literal["auto"] | bool, total: int | None) -> Step:
+    if compile == "auto":
+        return compile_when_it_pays(step, total)
+    if not isinstance(compile, bool):
+        raise PureSGDError("fit", f"compile={compile!r}", "Pass True, False or 'auto'")
+    return compile_step(step, donate=True) if compile else step
+
+
+def _summary(window: list[Metrics]) -> Record:
+    record = {}
+    for name in window[-1]:
+        values = torch.stack([metrics[name].detach() for metrics in window])
+        record[name] = (values[-1] if name == "learning_rate" else values.double().mean()).item()
+    return record
+
+
+def _evaluation(evaluate: Callable[[Any], Any] | None, state: TrainState) -> Record:
+    if evaluate is None:
+        return {}
+    averaged = eval_params(state.opt_state, state.params)
+    record = _named(evaluate(state.params), "")
+    if averaged is not state.params:
+        record.update(_named(evaluate(averaged), "_averaged"))
+    return record
+
+
+def _named(result: Any, suffix: str) -> Record:
+    results = result if isinstance(result, dict) else {"loss": result}
+    return {f"val_{name}{suffix}": float(value) for name, value in results.items()}

@@ -1,0 +1,32 @@
+"""The contract and its combinators, then one family of transforms a file."""
+
+from .adaptive import ScaleByAdamState as ScaleByAdamState
+from .adaptive import scale_by_adam as scale_by_adam
+from .averaging import ParamsEmaState as ParamsEmaState
+from .averaging import eval_params as eval_params
+from .averaging import params_ema as params_ema
+from .clipping import clip_by_global_norm as clip_by_global_norm
+from .combining import chain as chain
+from .combining import identity as identity
+from .combining import named_chain as named_chain
+from .combining import stateless as stateless
+from .combining import stateless_with_tree_map as stateless_with_tree_map
+from .contract import EmptyState as EmptyState
+from .contract import GradientTransformation as GradientTransformation
+from .contract import Hyperparameter as Hyperparameter
+from .contract import ScheduledState as ScheduledState
+from .contract import apply_updates as apply_updates
+from .contract import extra_args_of as extra_args_of
+from .contract import transformation as transformation
+from .decay import add_decayed_weights as add_decayed_weights
+from .momentum import TraceState as TraceState
+from .momentum import trace as trace
+from .plateau import ReduceOnPlateauState as ReduceOnPlateauState
+from .plateau import reduce_on_plateau as reduce_on_plateau
+from .preconditioning import scale_by_preconditioner as scale_by_preconditioner
+from .scaling import ScaleByLearningRateState as ScaleByLearningRateState
+from .scaling import ScaleByScheduleState as ScaleByScheduleState
+from .scaling import learning_rate as learning_rate
+from .scaling import scale as scale
+from .scaling import scale_by_learning_rate as scale_by_learning_rate
+from .scaling import scale_by_schedule as scale_by_schedule

@@ -1,0 +1,96 @@
+"""Rules that divide by a running second moment: the Adam family."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import tree
+from ..errors import check_hyperparameter
+from ..schedules import as_real
+from .contract import (
+    GradientTransformation,
+    Hyperparameter,
+    Params,
+    Updates,
+    step_zero,
+    transformation,
+)
+
+__all__ = ["ScaleByAdamState", "scale_by_adam"]
+
+
+class ScaleByAdamState(NamedTuple):
+    """The first two moments of the updates."""
+
+    step: torch.Tensor  # int64, shape ()
+    mu: Updates  # like params, in at least float32
+    nu: Updates  # like params, in at least float32
+
+
+@transformation
+def scale_by_adam(
+    b1: Hyperparameter = 0.9,
+    b2: Hyperparameter = 0.999,
+    eps: Hyperparameter = 1e-8,
+    eps_root: Hyperparameter = 0.0,
+    mu_dtype: torch.dtype | None = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """Divide the bias-corrected mean of the updates by their bias-corrected root mean square.
+
+        mu = b1 * mu + (1 - b1) * u                 nu = b2 * nu + (1 - b2) * u**2
+        mu_hat = mu / (1 - b1**t)                   nu_hat = nu / (1 - b2**t)
+        u  = mu_hat / (sqrt(nu_hat + eps_root) + eps)
+
+    ``t`` counts from 1. With ``nesterov`` ``mu_hat`` looks one step ahead (Dozat 2016):
+    ``b1 * mu / (1 - b1**(t + 1)) + (1 - b1) * u / (1 - b1**t)``. Moments have at least float32
+    (``mu_dtype`` for the first). Source: Kingma and Ba 2015, arXiv:1412.6980.
+
+    Raises:
+        PureSGDError: ``b1`` or ``b2`` outside [0, 1), or a negative ``eps`` or ``eps_root``.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> tx = ps.scale_by_adam()
+        >>> tx.update(torch.tensor([3.0, -0.2]), tx.init(torch.zeros(2)))[0]
+        tensor([ 1.0000, -1.0000])
+    """
+    check_hyperparameter("scale_by_adam", "b1", b1, low=0, high=1, open_high=True)
+    check_hyperparameter("scale_by_adam", "b2", b2, low=0, high=1, open_high=True)
+    check_hyperparameter("scale_by_adam", "eps", eps, low=0)
+    check_hyperparameter("scale_by_adam", "eps_root", eps_root, low=0)
+
+    def init(params: Params) -> ScaleByAdamState:
+        return ScaleByAdamState(
+            step_zero(params), tree.zeros_like(params, mu_dtype), tree.zeros_like(params)
+        )
+
+    def update(
+        updates: Updates, state: ScaleByAdamState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, ScaleByAdamState]:
+        t = state.step + 1
+        mu = tree.map(lambda m, u: (b1 * m + (1 - b1) * u).to(m.dtype), state.mu, updates)
+        nu = tree.map(lambda v, u: (b2 * v + (1 - b2) * _square(u.to(v.dtype))).to(v.dtype), state.nu, updates)
+
+        def direction(u: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            ahead = b1 * m / bias_correction(b1, t + 1) + (1 - b1) * u / bias_correction(b1, t)
+            m_hat = ahead if nesterov else m / bias_correction(b1, t)
+            return (m_hat / ((v / bias_correction(b2, t) + eps_root).sqrt() + eps)).to(u.dtype)
+
+        return tree.map(direction, updates, mu, nu), ScaleByAdamState(t, mu, nu)
+
+    return GradientTransformation(init, update)
+
+
+def bias_correction(decay: float | torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The weight ``1 - decay**t`` that ``t`` steps of an exponential average have gathered, shape ``()``."""
+    # In float64: 1 - 0.999**1 keeps four digits in float32.
+    return 1 - decay ** as_real(t)
+
+
+def _square(u: torch.Tensor) -> torch.Tensor:
+    return (u * u.conj()).real if u.is_complex() else u * u

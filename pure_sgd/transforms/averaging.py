@@ -1,0 +1,110 @@
+"""Averages of the parameters: transforms for the end of a chain, which leave the updates as they are."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import tree
+from ..errors import PureSGDError, check_hyperparameter
+from .adaptive import bias_correction
+from .contract import (
+    GradientTransformation,
+    Hyperparameter,
+    Params,
+    State,
+    Updates,
+    apply_updates,
+    missing_params,
+    step_zero,
+    transformation,
+)
+
+__all__ = ["ParamsEmaState", "eval_params", "params_ema"]
+
+
+class ParamsEmaState(NamedTuple):
+    """The exponential moving average of the parameters."""
+
+    step: torch.Tensor  # int64, shape ()
+    average: Params  # like params, in at least float32
+
+
+@transformation
+def params_ema(decay: Hyperparameter, debias: bool = False) -> GradientTransformation:
+    """Follow the exponential moving average of the parameters; the updates pass through.
+
+        average = decay * average + (1 - decay) * (params + updates)
+
+    The average begins at the parameters that ``init`` sees. With ``debias`` that beginning has no weight:
+    ``1 - decay`` becomes ``(1 - decay) / (1 - decay**t)``, t counted from 1. The average has at least
+    float32. Put it last in a chain, and read it with :func:`eval_params`.
+    Source: Polyak and Juditsky 1992, doi:10.1137/0330046; as used in Zhang et al. 2019, arXiv:1907.04164.
+
+    Raises:
+        PureSGDError: ``decay`` outside [0, 1), or no ``params`` in ``update``.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> tx = ps.chain(ps.sgd(1.0), ps.params_ema(0.9))
+        >>> params = torch.ones(1)
+        >>> updates, state = tx.update(torch.ones(1), tx.init(params), params)
+        >>> ps.apply_updates(params, updates), ps.eval_params(state, params)
+        (tensor([0.]), tensor([0.9000]))
+    """
+    check_hyperparameter("params_ema", "decay", decay, low=0, high=1, open_high=True)
+
+    def init(params: Params) -> ParamsEmaState:
+        # A copy: the state may be donated, and must not share memory with the parameters.
+        copies = tree.map(lambda p: p.to(tree.wide(p.dtype), copy=True), params)
+        return ParamsEmaState(step_zero(params), copies)
+
+    def update(
+        updates: Updates, state: ParamsEmaState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, ParamsEmaState]:
+        if params is None:
+            raise missing_params("params_ema")
+        step = state.step + 1
+        weight = (1 - decay) / bias_correction(decay, step) if debias else 1 - decay
+        new = apply_updates(params, updates)
+        average = tree.map(lambda a, p: (a + weight * (p - a)).to(a.dtype), state.average, new)
+        return updates, ParamsEmaState(step, average)
+
+    return GradientTransformation(init, update)
+
+
+def eval_params(opt_state: State, params: Params) -> Params:
+    """The parameters to evaluate with: the average that ``opt_state`` holds, else ``params`` themselves.
+
+    Leaves come in the dtypes of ``params``; entries of a dict that the average does not cover (buffers)
+    are taken from ``params``.
+
+    Raises:
+        PureSGDError: ``opt_state`` holds more than one average.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> ps.eval_params(ps.sgd(0.1).init(torch.ones(1)), torch.ones(1))
+        tensor([1.])
+    """
+    averages = [
+        (path, node.average)
+        for path, node in tree.walk(opt_state, "opt_state")
+        if "average" in getattr(node, "_fields", ())
+    ]
+    if not averages:
+        return params
+    if len(averages) > 1:
+        raise PureSGDError(
+            "eval_params",
+            f"the state holds {len(averages)} averages: {', '.join(path for path, _ in averages)}",
+            "Pass the part of the state that holds the one you mean",
+        )
+    average = averages[0][1]
+    if isinstance(params, dict) and isinstance(average, dict):
+        rest = {name: child for name, child in params.items() if name not in average}
+        return {**tree.cast_like(average, {name: params[name] for name in average}), **rest}
+    return tree.cast_like(average, params)

@@ -1,0 +1,192 @@
+"""The contract: what a gradient transformation is, and how a factory of them is written."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec
+
+import torch
+
+from .. import tree
+from ..errors import PureSGDError
+from ..recipe import Recipe
+from ..schedules import value_at
+
+__all__ = [
+    "EmptyState",
+    "GradientTransformation",
+    "Hyperparameter",
+    "ScheduledState",
+    "apply_updates",
+    "extra_args_of",
+    "step_zero",
+    "transformation",
+]
+
+P = ParamSpec("P")
+Params = Any
+Updates = Any
+State = Any
+
+#: A number, a 0-d tensor or a schedule. An argument annotated with it may be any of the three in every
+#: factory that carries ``@transformation``; the factory itself only ever sees a number or a tensor.
+Hyperparameter = float | torch.Tensor | Callable[[torch.Tensor], Any]
+
+
+class GradientTransformation(NamedTuple):
+    """A pure pair: ``init(params) -> state`` and ``update(updates, state, params=None, **extra)``.
+
+    ``update`` returns ``(updates, state)`` with the structure, shapes and dtypes it was given. Updates
+    point uphill, as gradients do, until :func:`scale_by_learning_rate` turns them; they are *added* by
+    :func:`apply_updates`. The extras that ``update`` reads are its keyword-only parameters, unless
+    ``extra_args`` names them; it receives no others inside a chain. ``repr`` is the recipe.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> tx = ps.chain(ps.trace(0.9), ps.scale_by_learning_rate(0.1))
+        >>> tx
+        chain(trace(0.9), scale_by_learning_rate(0.1))
+        >>> params = {"w": torch.ones(2)}
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update({"w": torch.ones(2)}, state, params)
+        >>> ps.apply_updates(params, updates)
+        {'w': tensor([0.9000, 0.9000])}
+    """
+
+    init: Callable[[Params], State]
+    update: Callable[..., tuple[Updates, State]]
+    extra_args: tuple[str, ...] | None = None
+    recipe: Recipe | None = None
+
+    def __repr__(self) -> str:
+        if self.recipe is None:
+            return f"GradientTransformation(init={self.init!r}, update={self.update!r})"
+        return repr(self.recipe)
+
+
+class EmptyState(NamedTuple):
+    """The state of a transform that remembers nothing."""
+
+
+class ScheduledState(NamedTuple):
+    """The state of a transform some of whose hyperparameters follow schedules."""
+
+    step: torch.Tensor  # int64, shape ()
+    hyperparams: dict[str, torch.Tensor]  # the values of the last update, each of shape ()
+    inner: State
+
+
+def extra_args_of(tx: GradientTransformation) -> tuple[str, ...]:
+    """The names of the extra arguments that ``tx.update`` reads.
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> from pure_sgd.transforms.contract import extra_args_of
+        >>> extra_args_of(ps.reduce_on_plateau())
+        ('value',)
+    """
+    if tx.extra_args is not None:
+        return tx.extra_args
+    # inspect.signature does not trace, and a transform may be built inside a compiled function.
+    code = tx.update.__code__
+    return code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+
+
+def transformation(
+    factory: Callable[P, GradientTransformation],
+) -> Callable[P, GradientTransformation]:
+    """Decorate a factory: its result reads as the call, and its hyperparameters may be schedules.
+
+    Each argument annotated ``Hyperparameter`` may be given as a schedule: then ``factory`` is called
+    again at every step with the values there, and the state is a :class:`ScheduledState`.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> tx = ps.trace(ps.linear_schedule(0.5, 0.9, 10))
+        >>> tx
+        trace(linear_schedule(0.5, 0.9, 10))
+        >>> tx.init(torch.zeros(2)).hyperparams
+        {'decay': tensor(0.5000, dtype=torch.float64)}
+    """
+    parameters = inspect.signature(factory).parameters
+    names = list(parameters)
+    schedulable = [name for name, p in parameters.items() if p.annotation == "Hyperparameter"]
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
+        given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
+        schedules = {name: given[name] for name in schedulable if callable(given.get(name))}
+        if schedules:
+            tx = _scheduled(factory, given, schedules)
+        else:
+            tx = factory(*args, **kwargs)
+        return tx._replace(recipe=Recipe(factory, args, dict(kwargs)))
+
+    return make
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """Add the updates: ``params + updates``, each leaf cast to its parameter's dtype.
+
+    Raises:
+        PureSGDError: names the leaf whose structure or shape differs.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> ps.apply_updates({"w": torch.ones(2)}, {"w": torch.full((2,), -0.25)})
+        {'w': tensor([0.7500, 0.7500])}
+    """
+    tree.check_like(updates, params, "updates", "params")
+    return tree.map(lambda p, u: (p + u).to(p.dtype), params, updates)
+
+
+def step_zero(params: Params) -> torch.Tensor:
+    """A step count of 0, int64 of shape ``()``, on the device of ``params``.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.transforms.contract import step_zero
+        >>> step_zero({"w": torch.ones(2)})
+        tensor(0)
+    """
+    found = tree.leaves(params)
+    return torch.zeros((), dtype=torch.int64, device=found[0].device if found else None)
+
+
+def _scheduled(
+    factory: Callable[..., GradientTransformation],
+    given: dict[str, Any],
+    schedules: dict[str, Callable[..., Any]],
+) -> GradientTransformation:
+    def at(step: torch.Tensor) -> tuple[GradientTransformation, dict[str, torch.Tensor]]:
+        values = {
+            name: torch.as_tensor(value_at(schedule, step, factory.__name__, name), device=step.device)
+            for name, schedule in schedules.items()
+        }
+        return factory(**{**given, **values}), values
+
+    def init(params: Params) -> ScheduledState:
+        step = step_zero(params)
+        inner, values = at(step)
+        return ScheduledState(step, values, inner.init(params))
+
+    def update(
+        updates: Updates, state: ScheduledState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, ScheduledState]:
+        inner, values = at(state.step)
+        updates, inner_state = inner.update(updates, state.inner, params, **extra)
+        return updates, ScheduledState(state.step + 1, values, inner_state)
+
+    return GradientTransformation(init, update, extra_args_of(at(torch.zeros((), dtype=torch.int64))[0]))
+
+
+def missing_params(where: str) -> PureSGDError:
+    """The error of a rule that reads the parameters and was not given them."""
+    return PureSGDError(
+        where, "params is None, and this rule reads them", "Call update(updates, state, params)"
+    )
