@@ -1,0 +1,199 @@
+"""What every public transform promises, whatever it computes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from catalogue import CATALOGUE, Entry, grads_of, params_of
+
+import pure_sgd as ps
+
+NAMES = sorted(CATALOGUE)
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+STEPS = 4
+
+
+def build(entry: Entry) -> ps.GradientTransformation:
+    return entry.build(**entry.hyperparams)
+
+
+def run(
+    tx: ps.GradientTransformation, params: Any, extra: dict[str, Any], steps: int = STEPS
+) -> tuple[Any, Any, Any]:
+    """The last updates, the state and the parameters after some steps."""
+    state, updates = tx.init(params), None
+    for step in range(steps):
+        updates, state = tx.update(grads_of(params, step), state, params, **extra)
+        params = ps.apply_updates(params, updates)
+    return updates, state, params
+
+
+def meta(tree: Any) -> list[Any]:
+    return [(path, leaf.shape, leaf.dtype) for path, leaf in ps.tree.named_leaves(tree)]
+
+
+def assert_equal_trees(one: Any, other: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
+    assert meta(one) == meta(other)
+    for (path, a), (_, b) in zip(
+        ps.tree.named_leaves(one), ps.tree.named_leaves(other), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda m, path=path: f"{path}: {m}")
+
+
+def makes_a_transformation(value: Any) -> bool:
+    if not inspect.isfunction(value):
+        return False
+    return inspect.signature(value).return_annotation == "GradientTransformation"
+
+
+def test_every_public_transform_is_in_the_catalogue():
+    public = {name for name, value in vars(ps).items() if makes_a_transformation(value)}
+    assert public == {name.split(" ")[0] for name in CATALOGUE}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_structure_shape_and_dtype_in_are_those_out(name: str, dtype: torch.dtype):
+    tx, params = build(CATALOGUE[name]), params_of(dtype)
+    updates, _, new = run(tx, params, CATALOGUE[name].extra)
+    assert meta(updates) == meta(params)
+    assert meta(new) == meta(params)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_state_holds_tensors_whose_kind_never_changes(name: str, dtype: torch.dtype):
+    tx, params = build(CATALOGUE[name]), params_of(dtype)
+    first = tx.init(params)
+    assert all(isinstance(leaf, torch.Tensor) for leaf in ps.tree.leaves(first))
+    state = run(tx, params, CATALOGUE[name].extra)[1]
+    assert meta(state) == meta(first)
+    assert ps.tree.structure(state) == ps.tree.structure(first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_state_is_kept_in_at_least_float32(name: str, dtype: torch.dtype):
+    state = build(CATALOGUE[name]).init(params_of(dtype))
+    assert not {leaf.dtype for leaf in ps.tree.leaves(state)} & {torch.float16, torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_are_not_changed_and_the_state_shares_no_memory(name: str):
+    tx, params = build(CATALOGUE[name]), params_of()
+    state, grads = tx.init(params), grads_of(params, 0)
+    addresses = [leaf.data_ptr() for leaf in ps.tree.leaves((params, state)) if leaf.numel()]
+    assert len(set(addresses)) == len(addresses)
+    before = ps.tree.map(torch.clone, (grads, state, params))
+    tx.update(grads, state, params, **CATALOGUE[name].extra)
+    assert_equal_trees((grads, state, params), before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_zero_gradient_gives_no_nan(name: str, dtype: torch.dtype):
+    tx, params = build(CATALOGUE[name]), params_of(dtype)
+    zeros = ps.tree.map(torch.zeros_like, params)
+    updates, state = tx.update(zeros, tx.init(params), params, **CATALOGUE[name].extra)
+    assert all(torch.isfinite(leaf).all() for leaf in ps.tree.leaves(updates))
+    assert not any(torch.isnan(leaf).any() for leaf in ps.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vmap_over_every_hyperparameter_equals_a_loop(name: str):
+    entry, params = CATALOGUE[name], params_of(torch.float64)
+    count = 3
+    grid = {
+        key: torch.linspace(0.8, 1.0, count, dtype=torch.float64) * value
+        for key, value in entry.hyperparams.items()
+    }
+
+    def final(values: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return ps.tree.leaves(run(entry.build(**values), params, entry.extra)[::2])
+
+    if not grid:
+        assert entry.keeps_updates
+        return
+    mapped = torch.func.vmap(final)(grid)
+    for index in range(count):
+        alone = final({key: values[index] for key, values in grid.items()})
+        assert_equal_trees(
+            ps.tree.map(lambda leaf, index=index: leaf[index], mapped), alone, rtol=1e-12, atol=1e-14
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensor_hyperparameters_equal_numbers(name: str):
+    entry, params = CATALOGUE[name], params_of(torch.float64)
+    tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in entry.hyperparams.items()}
+    assert_equal_trees(
+        run(entry.build(**tensors), params, entry.extra)[::2],
+        run(build(entry), params, entry.extra)[::2],
+        rtol=1e-12,
+        atol=1e-14,
+    )
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_eager_equals_compiled_in_one_compilation(backend: str):
+    """All transforms side by side in one compiled function, over steps that change a schedule."""
+    transforms = {name: build(CATALOGUE[name]) for name in NAMES}
+
+    def update(states: Any, params: Any, grads: Any) -> tuple[Any, Any]:
+        new_states, new_params = {}, {}
+        for name, tx in transforms.items():
+            extra = CATALOGUE[name].extra
+            updates, new_states[name] = tx.update(grads, states[name], params[name], **extra)
+            new_params[name] = ps.apply_updates(params[name], updates)
+        return new_states, new_params
+
+    compiled = torch.compile(update, backend=backend, fullgraph=True)
+    params = {name: params_of() for name in NAMES}
+    states = {name: tx.init(params[name]) for name, tx in transforms.items()}
+    eager = states, params
+    for step in range(STEPS):
+        grads = grads_of(params_of(), step)
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            states, params = compiled(states, params, grads)
+        eager = update(*eager, grads)
+    assert_equal_trees((states, params), eager, rtol=2e-6, atol=1e-6)
+
+
+class Layer(NamedTuple):
+    w: torch.Tensor
+    b: torch.Tensor | None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_tree_will_do(name: str):
+    tx, extra = build(CATALOGUE[name]), CATALOGUE[name].extra
+    for params in (
+        torch.tensor(1.5),
+        (torch.ones(2), [torch.ones(()), {"z": Layer(torch.ones(1, 2), None), "a": torch.ones(0)}]),
+    ):
+        updates, _, _ = run(tx, params, extra, steps=2)
+        assert ps.tree.structure(updates) == ps.tree.structure(params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_differentiates_with_respect_to_its_hyperparameters(name: str):
+    entry = CATALOGUE[name]
+    if not entry.hyperparams:
+        assert entry.keeps_updates
+        return
+    params = {"w": torch.linspace(0.5, 1.5, 3, dtype=torch.float64)}
+
+    def final(values: dict[str, torch.Tensor]) -> torch.Tensor:
+        _, state, end = run(entry.build(**values), params, entry.extra)
+        return ps.tree.norm(end) + ps.tree.norm(ps.eval_params(state, end))
+
+    values = {k: torch.tensor(v, dtype=torch.float64) for k, v in entry.hyperparams.items()}
+    slopes = torch.func.grad(final)(values)
+    for key, slope in slopes.items():
+        eps = 1e-6 * max(abs(entry.hyperparams[key]), 1e-3)
+        up, down = ({**values, key: values[key] + sign * eps} for sign in (1, -1))
+        numeric = (final(up) - final(down)) / (2 * eps)
+        torch.testing.assert_close(slope, numeric, rtol=1e-5, atol=1e-7)
