@@ -27,9 +27,7 @@ class Experiment:
         self.train = DataLoader(TensorDataset(x[:800], y[:800]), batch_size=32, shuffle=True)
         self.held_out = DataLoader(TensorDataset(x[800:], y[800:]), batch_size=64)
         self.model = nn.Linear(5, 1)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4
-        )
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
         self.scheduler = CosineAnnealingLR(self.optimizer, T_max=EPOCHS, eta_min=0.001)
         self.average = AveragedModel(self.model, avg_fn=lambda a, p, _: 0.99 * a + 0.01 * p)
         self.criterion = nn.MSELoss()
@@ -39,7 +37,7 @@ class Experiment:
         names = ("loss", "val_loss", "val_loss_averaged", "learning_rate")
         history: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(EPOCHS):
-            history["learning_rate"].append(self.scheduler.get_last_lr()[0])
+            history["learning_rate"].append(float(self.scheduler.get_last_lr()[0]))
             history["loss"].append(self._epoch())
             history["val_loss"].append(self._validate(self.model))
             history["val_loss_averaged"].append(self._validate(self.average.module))
@@ -48,8 +46,8 @@ class Experiment:
 
     def weights(self, averaged: bool = False) -> list[float]:
         """The five learned weights and the bias."""
-        model = self.average.module if averaged else self.model
-        return [*model.weight[0].tolist(), model.bias.item()]
+        weight, bias = (self.average.module if averaged else self.model).parameters()
+        return [*weight[0].tolist(), bias.item()]
 
     def _epoch(self) -> float:
         total = 0.0

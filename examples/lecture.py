@@ -50,9 +50,7 @@ def prepare() -> dict:
     order = lecture_order(EPOCHS)
 
     model = ps.models.linear(5)
-    loss = ps.empirical_risk(
-        lambda params, x, y: ps.losses.squared_error(model.apply(params, x), y)
-    )
+    loss = ps.empirical_risk(lambda params, x, y: ps.losses.squared_error(model.apply(params, x), y))
     cosine = ps.cosine_decay_schedule(0.1, EPOCHS, alpha=0.01)
     tx = ps.chain(
         ps.add_decayed_weights(1e-4),
@@ -81,9 +79,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     averaged = ps.eval_params(state.opt_state, state.params)
-    rows = [
-        [*params["w"].tolist(), params["b"].item()] for params in (truth, state.params, averaged)
-    ]
+    rows = [[*params["w"].tolist(), params["b"].item()] for params in (truth, state.params, averaged)]
     print(f"{'':6}{'true':>9}{'learned':>9}{'averaged':>10}")
     for name, *row in zip(["w0", "w1", "w2", "w3", "w4", "bias"], *rows, strict=True):
         print(f"{name:6}{row[0]:9.4f}{row[1]:9.4f}{row[2]:10.4f}")

@@ -24,8 +24,14 @@ class PureSGDError(ValueError):
 
 
 def check_hyperparameter(
-    where: str, name: str, value: Any, *, low: float = -math.inf, high: float = math.inf,
-    open_low: bool = False, open_high: bool = False,
+    where: str,
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> None:
     """Check once, in the factory, a hyperparameter that is a number, a 0-d tensor or a schedule.
 
@@ -34,6 +40,10 @@ def check_hyperparameter(
 
     Raises:
         PureSGDError: a number outside the interval, a tensor with axes, or another type.
+
+    Example:
+        >>> from pure_sgd.errors import check_hyperparameter
+        >>> check_hyperparameter("trace", "decay", 0.9, low=0, high=1, open_high=True)
     """
     if callable(value):
         return
@@ -52,9 +62,7 @@ def check_hyperparameter(
             "or a schedule",
             f"Pass {name} as one of these",
         )
-    if not (low < value if open_low else low <= value) or not (
-        value < high if open_high else value <= high
-    ):
+    if not (low < value if open_low else low <= value) or not (value < high if open_high else value <= high):
         left = "(" if open_low or low == -math.inf else "["
         right = ")" if open_high or high == math.inf else "]"
         raise PureSGDError(
@@ -69,6 +77,10 @@ def check_count(where: str, name: str, value: Any, low: int = 1, high: int | Non
 
     Raises:
         PureSGDError: not an int, or outside the bounds.
+
+    Example:
+        >>> from pure_sgd.errors import check_count
+        >>> check_count("fit", "epochs", 10)
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise PureSGDError(

@@ -140,9 +140,7 @@ def softmax_cross_entropy(logits: torch.Tensor, probabilities: torch.Tensor) -> 
     return _narrow(-(weights * log_softmax.masked_fill(impossible, 0.0)).sum(-1).mean(), logits)
 
 
-def softmax_cross_entropy_with_integer_labels(
-    logits: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
+def softmax_cross_entropy_with_integer_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The cross-entropy of softmax(logits) against the true class, ``-log_softmax(logits)[label]``.
 
     The mean is over all of ``...``: no label is special, so a negative one fails as any other that
@@ -218,8 +216,7 @@ def _alike(
             where,
             f"{prediction_name} has shape {tuple(prediction.shape)} and {target_name} "
             f"{tuple(target.shape)}, expected equal shapes",
-            "Nothing is broadcast here: reshape one to the other, and map over a batch with "
-            "torch.func.vmap",
+            "Nothing is broadcast here: reshape one to the other, and map over a batch with torch.func.vmap",
         )
     dtype = tree.wide(prediction.dtype)
     return prediction.to(dtype), target.to(dtype)
@@ -230,8 +227,7 @@ def _check_classes(where: str, logits: torch.Tensor) -> None:
         raise PureSGDError(
             where,
             f"logits has shape {tuple(logits.shape)}, expected a last axis of two or more classes",
-            "Give the model one output per class, or use sigmoid_binary_cross_entropy on a single "
-            "logit",
+            "Give the model one output per class, or use sigmoid_binary_cross_entropy on a single logit",
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import PureSGDError
+from .errors import PureSGDError, check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def plot_schedules(
     """Draw schedules over ``steps`` steps, each in a small panel of its own on common axes.
 
     Raises:
-        PureSGDError: matplotlib is not installed.
+        PureSGDError: no schedule, no step, or matplotlib is not installed.
 
     Example:
         >>> import pure_sgd as ps
@@ -78,6 +78,11 @@ def plot_schedules(
         >>> figure.axes[0].get_title()
         'cosine'
     """
+    check_count("plot_schedules", "steps", steps)
+    if not schedules:
+        raise PureSGDError(
+            "plot_schedules", "got no schedule", "Pass some by name, such as {'step': step_schedule(0.1, 30)}"
+        )
     columns = min(4, len(schedules))
     rows = -(-len(schedules) // columns)
     figure, panels = _figure(rows, columns, (2.9 * columns, 0.6 + 2.1 * rows), sharey=True)
@@ -88,8 +93,9 @@ def plot_schedules(
         axes.set_title(name, fontsize="medium")
         if log_scale:
             axes.set_yscale("log")
-    for axes in panels[len(schedules) :]:
+    for above, axes in zip(panels[len(schedules) - columns :], panels[len(schedules) :], strict=False):
         axes.set_visible(False)
+        above.tick_params(labelbottom=True)
     figure.supxlabel("step", fontsize="medium")
     figure.supylabel("learning rate", fontsize="medium")
     return figure
@@ -109,5 +115,6 @@ def _figure(
     panels = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel()
     for axes in panels:
         axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, list(panels)

@@ -58,11 +58,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _word(value: Any) -> str:
+    if type(value) is list:
+        return f"[{', '.join(map(_word, value))}]"
+    if type(value) is tuple:
+        return f"({', '.join(map(_word, value))}{',' * (len(value) == 1)})"
     # A schedule or a transform answers with its own recipe; a plain function only has a name.
     if callable(value) and hasattr(value, "__name__"):
         return value.__name__
-    if type(value) in (list, tuple):
-        words = ", ".join(map(_word, value))
-        comma = "," if len(value) == 1 else ""
-        return f"[{words}]" if type(value) is list else f"({words}{comma})"
     return repr(value)

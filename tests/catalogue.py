@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ class Entry(NamedTuple):
 
     build: Callable[..., ps.GradientTransformation]
     hyperparams: dict[str, float]
-    extra: dict[str, Any] = {}
+    extra: Mapping[str, Any] = MappingProxyType({})
     keeps_updates: bool = False  # passes the updates through: nothing to compare
 
 
@@ -73,9 +74,7 @@ CATALOGUE: dict[str, Entry] = {
         lambda rate: ps.scale_by_schedule(lambda step: rate / (1 + step.double())), {"rate": 0.1}
     ),
     "sgd": Entry(ps.sgd, {"learning_rate": 0.1}),
-    "sgd every option": Entry(
-        _sgd, {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-    ),
+    "sgd every option": Entry(_sgd, {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
     "sgd scheduled": Entry(
         lambda rate, decay: ps.sgd(
             ps.exponential_decay(rate, 3, decay), momentum=lambda step: 0.9 - 0.5 / (1 + step.double())
@@ -102,9 +101,7 @@ CATALOGUE: dict[str, Entry] = {
 def params_of(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """A matrix, a vector, a scalar, an empty leaf and a None, nested; the values do not matter."""
     return {
-        "layers": [
-            {"w": torch.linspace(-1, 1, 6).reshape(2, 3).to(dtype), "b": torch.zeros(3, dtype=dtype)}
-        ],
+        "layers": [{"w": torch.linspace(-1, 1, 6).reshape(2, 3).to(dtype), "b": torch.zeros(3, dtype=dtype)}],
         "scale": torch.tensor(0.5, dtype=dtype),
         "nothing": None,
         "empty": torch.zeros(0, 4, dtype=dtype),

@@ -37,9 +37,7 @@ def meta(tree: Any) -> list[Any]:
 
 def assert_equal_trees(one: Any, other: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
     assert meta(one) == meta(other)
-    for (path, a), (_, b) in zip(
-        ps.tree.named_leaves(one), ps.tree.named_leaves(other), strict=True
-    ):
+    for (path, a), (_, b) in zip(ps.tree.named_leaves(one), ps.tree.named_leaves(other), strict=True):
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda m, path=path: f"{path}: {m}")
 
 

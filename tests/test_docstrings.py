@@ -118,6 +118,11 @@ def _tells_nothing():
     return inner
 
 
+def _gives_up():
+    """Raise, and say nothing of it."""
+    raise ValueError
+
+
 class _Pair(NamedTuple):
     """Two numbers."""
 
@@ -155,6 +160,7 @@ _borrowed.__module__ = "textwrap"
         (_Rule, []),
         (_bare, ["has no docstring"]),
         (_Undocumented, ["has no docstring"]),
+        (_gives_up, ["shows no example (>>>)", "can raise and has no 'Raises:'"]),
         (_tells_nothing, ["shows no example (>>>)", "can raise and has no 'Raises:'"]),
         (_borrowed, ["shows an example that doctest does not find"]),
     ],

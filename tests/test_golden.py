@@ -103,9 +103,7 @@ def test_the_recorded_inputs_are_the_formulas():
     assert_same(initial_params(), GOLDEN["params"], "at the start")
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in implemented(TRAJECTORIES) if key not in DEVIATIONS]
-)
+@pytest.mark.parametrize("key", [key for key in implemented(TRAJECTORIES) if key not in DEVIATIONS])
 def test_a_trajectory_is_the_recorded_one(key: str):
     tx, params = made_by(key), initial_params()
     tolerance = SCHEDULED if "_schedule(" in key else 1e-12

@@ -187,10 +187,7 @@ def test_a_prediction_of_integers_gives_a_float32_loss():
 
 def test_every_loss_compiles_mapped_and_differentiated():
     def gradients(predictions, cases, delta):
-        found = {
-            name: vmap(grad(getattr(losses, name)))(predictions, other)
-            for name, other in cases.items()
-        }
+        found = {name: vmap(grad(getattr(losses, name)))(predictions, other) for name, other in cases.items()}
         found["delta"] = grad(losses.huber_loss, 2)(predictions, cases["huber_loss"], delta)
         return found
 
@@ -213,9 +210,7 @@ def test_a_shape_error_calls_the_arguments_by_their_names():
     binary = losses.sigmoid_binary_cross_entropy
     assert "logit has shape (2,) and label ()," in sentence_of(lambda: binary(zeros, zeros[0]))
     soft = losses.softmax_cross_entropy
-    assert "logits has shape (2,) and probabilities ()," in sentence_of(
-        lambda: soft(zeros, zeros[0])
-    )
+    assert "logits has shape (2,) and probabilities ()," in sentence_of(lambda: soft(zeros, zeros[0]))
     count = losses.zero_one_loss
     assert "logits has shape () and label (2,)," in sentence_of(lambda: count(zeros[0], zeros))
 

@@ -205,14 +205,14 @@ def test_convnet_is_torchs_layers():
     for convolution in params["convolutions"]:
         convolution["b"] = torch.linspace(-1, 1, len(convolution["b"]))
     modules = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(1, 32, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
+        nn.Conv2d(32, 64, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(0),
-        nn.Linear(128, 10),
+        nn.Linear(256, 10),
     )
     first, second = params["convolutions"]
     head = params["head"]
@@ -240,9 +240,7 @@ def test_convnet_begins_by_hes_rule():
         ((1, 5, 4), (), 20),
     ],
 )
-def test_convnet_pools_while_the_image_has_two_rows_and_columns(
-    image_shape, channels, inputs_of_the_head
-):
+def test_convnet_pools_while_the_image_has_two_rows_and_columns(image_shape, channels, inputs_of_the_head):
     model = convnet(image_shape, channels, 7)
     params = model.init(KEY)
     assert params["head"]["w"].shape == (inputs_of_the_head, 7)
@@ -355,8 +353,7 @@ def test_an_example_has_the_dtype_of_the_parameters():
         "x.to(torch.float32), or begin from model.init(key, torch.float64)."
     )
     assert sentence_of(lambda: model.apply(params, torch.zeros(2, dtype=torch.uint8))) == (
-        "linear: x is of dtype torch.uint8 and the parameters are of torch.float32. Pass "
-        "x.to(torch.float32)."
+        "linear: x is of dtype torch.uint8 and the parameters are of torch.float32. Pass x.to(torch.float32)."
     )
 
 

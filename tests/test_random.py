@@ -323,8 +323,7 @@ KEY = random.key(0)
         ),
         (
             lambda: random.key(2**64),
-            "random.key: seed=18446744073709551616 is not from -9223372036854775808 to "
-            "18446744073709551615.",
+            "random.key: seed=18446744073709551616 is not from -9223372036854775808 to 18446744073709551615.",
         ),
         (
             lambda: random.key(torch.tensor([1, 2])),
@@ -380,8 +379,7 @@ KEY = random.key(0)
         (lambda: random.bernoulli(KEY, 1.5), "random.bernoulli: p=1.5 lies outside [0, 1]"),
         (
             lambda: random.bernoulli(KEY, torch.ones(3)),
-            "random.bernoulli: p has shape (3,), expected () or that of the draws, (). Pass "
-            "shape=p.shape.",
+            "random.bernoulli: p has shape (3,), expected () or that of the draws, (). Pass shape=p.shape.",
         ),
     ],
 )

@@ -63,8 +63,7 @@ OPTIMIZERS = {
     "adam(0.001)": "chain(scale_by_adam(), scale_by_learning_rate(0.001))",
     "adam(constant_schedule(0.001), b2=0.99)": "chain(scale_by_adam(b2=0.99), "
     "scale_by_learning_rate(constant_schedule(0.001)))",
-    "adamw(0.001)": "chain(scale_by_adam(), add_decayed_weights(0.0001), "
-    "scale_by_learning_rate(0.001))",
+    "adamw(0.001)": "chain(scale_by_adam(), add_decayed_weights(0.0001), scale_by_learning_rate(0.001))",
 }
 
 

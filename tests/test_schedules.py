@@ -52,10 +52,9 @@ CASES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
     ),
     "join_schedules": (
         {},
-        {"schedules": [ps.constant_schedule(0.4), ps.linear_schedule(1.0, 0.0, 5)],
-         "boundaries": [6]},
+        {"schedules": [ps.constant_schedule(0.4), ps.linear_schedule(1.0, 0.0, 5)], "boundaries": [6]},
     ),
-}  # fmt: skip
+}
 
 
 def build(name: str, **constants: Any) -> ps.Schedule:
@@ -125,9 +124,9 @@ CLOSED_FORMS: list[tuple[ps.Schedule, Callable[[int], float]]] = [
     (ps.warmup_constant_schedule(0.2, 1.0, 8), lambda s: 0.2 + 0.8 * min(s / 8, 1)),
     (
         ps.warmup_cosine_decay_schedule(0.2, 1.0, 10, 50, 0.1),
-        lambda s: 0.2 + 0.8 * s / 10
-        if s < 10
-        else 0.1 + 0.9 * (1 + math.cos(math.pi * min((s - 10) / 40, 1))) / 2,
+        lambda s: (
+            0.2 + 0.8 * s / 10 if s < 10 else 0.1 + 0.9 * (1 + math.cos(math.pi * min((s - 10) / 40, 1))) / 2
+        ),
     ),
     (
         ps.warmup_exponential_decay_schedule(0.0, 1.0, 10, 5, 0.5),
@@ -139,9 +138,7 @@ CLOSED_FORMS: list[tuple[ps.Schedule, Callable[[int], float]]] = [
 @pytest.mark.parametrize(
     "schedule, closed_form", CLOSED_FORMS, ids=[repr(schedule) for schedule, _ in CLOSED_FORMS]
 )
-def test_closed_form_at_every_step(
-    schedule: ps.Schedule, closed_form: Callable[[int], float]
-):
+def test_closed_form_at_every_step(schedule: ps.Schedule, closed_form: Callable[[int], float]):
     want = [closed_form(step) for step in range(STEPS)]
     assert values(schedule) == pytest.approx(want, rel=1e-13, abs=1e-15)
 
@@ -260,9 +257,7 @@ def test_a_warm_up_reaches_the_peak_after_its_steps(warmup_steps: int):
 
 def test_a_peak_of_zero_is_one_to_decay_from():
     schedule = ps.warmup_cosine_decay_schedule(1.0, 0.0, 2, 6, 0.5)
-    assert values(schedule, 8) == pytest.approx(
-        [1.0, 0.5, 0.0, 0.0732233047, 0.25, 0.4267766953, 0.5, 0.5]
-    )
+    assert values(schedule, 8) == pytest.approx([1.0, 0.5, 0.0, 0.0732233047, 0.25, 0.4267766953, 0.5, 0.5])
 
 
 def test_a_schedule_stays_at_its_last_value():
@@ -324,13 +319,11 @@ def test_a_constant_is_a_number_or_a_tensor_without_axes(name: str, key: str):
     [
         (
             lambda: ps.linear_schedule(1.0, 0.0, -1),
-            "polynomial_schedule: transition_steps=-1 is not at least 0. "
-            "Pass a transition_steps at least 0.",
+            "polynomial_schedule: transition_steps=-1 is not at least 0. Pass a transition_steps at least 0.",
         ),
         (
             lambda: ps.polynomial_schedule(1.0, 0.0, 1, 3, transition_begin=-2),
-            "polynomial_schedule: transition_begin=-2 is not at least 0. "
-            "Pass a transition_begin at least 0.",
+            "polynomial_schedule: transition_begin=-2 is not at least 0. Pass a transition_begin at least 0.",
         ),
         (
             lambda: ps.polynomial_schedule(1.0, 0.0, 1, WRONG),
@@ -339,18 +332,15 @@ def test_a_constant_is_a_number_or_a_tensor_without_axes(name: str, key: str):
         ),
         (
             lambda: ps.exponential_decay(1.0, 0, 0.5),
-            "exponential_decay: transition_steps=0 is not at least 1. "
-            "Pass a transition_steps at least 1.",
+            "exponential_decay: transition_steps=0 is not at least 1. Pass a transition_steps at least 1.",
         ),
         (
             lambda: ps.exponential_decay(1.0, 1, 0.0),
-            "exponential_decay: decay_rate=0.0 lies outside (0, inf). "
-            "Pass a decay_rate within these bounds.",
+            "exponential_decay: decay_rate=0.0 lies outside (0, inf). Pass a decay_rate within these bounds.",
         ),
         (
             lambda: ps.exponential_decay(1.0, 1, 0.5, transition_begin=-1),
-            "exponential_decay: transition_begin=-1 is not at least 0. "
-            "Pass a transition_begin at least 0.",
+            "exponential_decay: transition_begin=-1 is not at least 0. Pass a transition_begin at least 0.",
         ),
         (
             lambda: ps.step_schedule(0.1, 0),
@@ -367,13 +357,11 @@ def test_a_constant_is_a_number_or_a_tensor_without_axes(name: str, key: str):
         ),
         (
             lambda: ps.cosine_decay_schedule(0.1, 0),
-            "cosine_decay_schedule: decay_steps=0 is not at least 1. "
-            "Pass a decay_steps at least 1.",
+            "cosine_decay_schedule: decay_steps=0 is not at least 1. Pass a decay_steps at least 1.",
         ),
         (
             lambda: ps.piecewise_constant_schedule(0.1, {-1: 0.5}),
-            "piecewise_constant_schedule: boundary=-1 is not at least 0. "
-            "Pass a boundary at least 0.",
+            "piecewise_constant_schedule: boundary=-1 is not at least 0. Pass a boundary at least 0.",
         ),
         (
             lambda: ps.piecewise_constant_schedule(0.1, {2: -0.5}),
@@ -404,8 +392,7 @@ def test_a_constant_is_a_number_or_a_tensor_without_axes(name: str, key: str):
         ),
         (
             lambda: ps.warmup_constant_schedule(0.0, 1.0, -1),
-            "polynomial_schedule: transition_steps=-1 is not at least 0. "
-            "Pass a transition_steps at least 0.",
+            "polynomial_schedule: transition_steps=-1 is not at least 0. Pass a transition_steps at least 0.",
         ),
         (
             lambda: ps.warmup_cosine_decay_schedule(0.0, 1.0, -1, 5),
@@ -414,13 +401,11 @@ def test_a_constant_is_a_number_or_a_tensor_without_axes(name: str, key: str):
         ),
         (
             lambda: ps.warmup_cosine_decay_schedule(0.0, 1.0, 5, 5),
-            "warmup_cosine_decay_schedule: decay_steps=5 is not at least 6. "
-            "Pass a decay_steps at least 6.",
+            "warmup_cosine_decay_schedule: decay_steps=5 is not at least 6. Pass a decay_steps at least 6.",
         ),
         (
             lambda: ps.warmup_exponential_decay_schedule(0.0, 1.0, 2, 0, 0.5),
-            "exponential_decay: transition_steps=0 is not at least 1. "
-            "Pass a transition_steps at least 1.",
+            "exponential_decay: transition_steps=0 is not at least 1. Pass a transition_steps at least 1.",
         ),
     ],
 )

@@ -25,8 +25,7 @@ def initial_params() -> Params:
     generator = torch.Generator().manual_seed(1)
     shapes = {"w1": (3, 4), "b1": (4,), "w2": (4,), "b2": ()}
     return {
-        name: torch.randn(shape, generator=generator, dtype=torch.float64)
-        for name, shape in shapes.items()
+        name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()
     }
 
 

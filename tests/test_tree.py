@@ -170,8 +170,7 @@ MISFITS: dict[str, tuple[Any, Any, str]] = {
     "a dict for an OrderedDict": (
         {"w": torch.ones(1)},
         OrderedDict(w=torch.ones(1)),
-        "updates: is of type dict, and params of type OrderedDict. "
-        "Give updates the structure of params.",
+        "updates: is of type dict, and params of type OrderedDict. Give updates the structure of params.",
     ),
     "None for nothing": (
         {"w": torch.ones(1), "b": None},
@@ -192,8 +191,7 @@ MISFITS: dict[str, tuple[Any, Any, str]] = {
     "nothing for an empty node": (
         {"w": torch.ones(1)},
         {"w": torch.ones(1), "rest": []},
-        "updates['rest']: is missing, and params['rest'] is there. "
-        "Give updates the structure of params.",
+        "updates['rest']: is missing, and params['rest'] is there. Give updates the structure of params.",
     ),
 }
 
@@ -353,13 +351,11 @@ def test_batch_length_is_the_leading_length_of_all_leaves():
         ),
         (
             {"x": torch.ones(3), "y": torch.ones(())},
-            "batch['y']: has shape (), expected a leading axis of examples. "
-            "Give every leaf that axis.",
+            "batch['y']: has shape (), expected a leading axis of examples. Give every leaf that axis.",
         ),
         (
             (torch.ones(3, 2), torch.ones(3), torch.ones(4)),
-            "batch[2]: holds 4 examples where batch[0] holds 3. "
-            "Give every leaf the same leading length.",
+            "batch[2]: holds 4 examples where batch[0] holds 3. Give every leaf the same leading length.",
         ),
         (
             (torch.ones(0, 2), torch.ones(0)),

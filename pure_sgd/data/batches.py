@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
-from ..errors import PureSGDError, check_count
-from .order import epoch_indices
+from ..errors import PureSGDError
+from .order import check_sizes, epoch_indices
 
 __all__ = ["BatchSource", "batch_source", "take", "train_test_split"]
 
@@ -65,7 +65,7 @@ def batch_source(
         return _iterated(data, batch_size, order)
     count = tree.batch_length(data, "data")
     size = count if batch_size is None else batch_size
-    check_count("batch_source", "batch_size", size, high=count)
+    check_sizes("fit", count, size)
     device = tree.leaves(data)[0].device
 
     def shuffled(epoch: int) -> Iterable[torch.Tensor]:

@@ -52,7 +52,7 @@ def epoch_indices(
                 [2, 0]])
     """
     where = "epoch_indices"
-    _check_sizes(where, n, batch_size)
+    check_sizes(where, n, batch_size)
     check_count(where, "seed", seed, low=-(2**63), high=2**64 - 1)
     check_count(where, "epoch", epoch, low=0)
     key = random.fold_in(random.fold_in(random.key(seed, device), _ORDER), epoch)
@@ -65,7 +65,16 @@ def epoch_indices(
     return torch.cat([order, order[:missing]])[: steps * batch_size].reshape(steps, batch_size)
 
 
-def _check_sizes(where: str, n: int, batch_size: int) -> None:
+def check_sizes(where: str, n: int, batch_size: int) -> None:
+    """Check that batches of ``batch_size`` can be taken from ``n`` examples.
+
+    Raises:
+        PureSGDError: no example, or a batch size out of its range.
+
+    Example:
+        >>> from pure_sgd.data.order import check_sizes
+        >>> check_sizes("fit", n=5, batch_size=2)
+    """
     if n == 0 and not isinstance(n, bool):
         raise PureSGDError(where, "n=0, an empty data set", "Pass at least one example")
     check_count(where, "n", n)

@@ -23,6 +23,12 @@ def check_scalar(value: Any, name: str, advice: str) -> torch.Tensor:
 
     Raises:
         PureSGDError: names the loss and what it returned.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.gradients.examples import check_scalar
+        >>> check_scalar(torch.tensor(2.0), "loss", "Return the mean")
+        tensor(2.)
     """
     if not isinstance(value, torch.Tensor):
         raise PureSGDError(name, f"returned a {type(value).__name__}, expected a tensor of shape ()", advice)
@@ -43,6 +49,12 @@ def over_examples(
 
     Raises:
         PureSGDError: a batch without examples, or whose leaves disagree in length.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.gradients.examples import over_examples
+        >>> over_examples(lambda x, y: x * y, (torch.arange(3), torch.arange(3)), "batch")
+        tensor([0, 1, 4])
     """
     tree.batch_length(batch, name)
     found, rebuild = tree.flatten(batch)

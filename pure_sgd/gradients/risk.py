@@ -86,9 +86,7 @@ def population_risk(
     return estimate
 
 
-def _losses(
-    example_loss: ExampleLoss, params: Params, batch: Batch, chunk_size: int | None
-) -> torch.Tensor:
+def _losses(example_loss: ExampleLoss, params: Params, batch: Batch, chunk_size: int | None) -> torch.Tensor:
     return over_examples(
         lambda *example: check_scalar(example_loss(params, *example), "example_loss", EXAMPLE_ADVICE),
         batch,

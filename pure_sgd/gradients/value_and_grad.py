@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
-import torch._dynamo  # torch.func.grad imports it at its first call, for a second: not in the first step
 
 from .. import tree
 from ..errors import PureSGDError
@@ -14,10 +14,11 @@ from .examples import Params, check_scalar
 
 __all__ = ["value_and_grad"]
 
+# torch.func.grad imports the compiler at its first call, which takes a second: not in the first step.
+import_module("torch._dynamo")
 
-def value_and_grad(
-    loss: Callable[..., Any], has_aux: bool = False
-) -> Callable[..., tuple[Any, Params]]:
+
+def value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable[..., tuple[Any, Params]]:
     """The value of ``loss(params, *args)`` and its gradient with respect to ``params``, in one pass.
 
     Returns ``(value, grads)``, or ``((value, aux), grads)`` when ``has_aux`` says that the loss returns

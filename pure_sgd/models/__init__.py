@@ -2,6 +2,7 @@
 
 from .contract import Model as Model
 from .convnet import convnet as convnet
+from .linear import least_squares as least_squares
 from .linear import linear as linear
 from .linear import logistic as logistic
 from .mlp import mlp as mlp

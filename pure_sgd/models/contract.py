@@ -44,9 +44,7 @@ class Model(NamedTuple):
         return repr(self.recipe)
 
 
-def check_example(
-    where: str, x: torch.Tensor, shape: tuple[int, ...], weight: torch.Tensor
-) -> None:
+def check_example(where: str, x: torch.Tensor, shape: tuple[int, ...], weight: torch.Tensor) -> None:
     """Check that ``x`` is one example of ``shape`` in the dtype of ``weight``.
 
     Without it a batch would pass through a matrix product unnoticed, and its loss be no example's.

@@ -18,7 +18,7 @@ __all__ = ["convnet"]
 
 @recorded
 def convnet(
-    image_shape: Sequence[int] = (1, 8, 8), channels: Sequence[int] = (16, 32), classes: int = 10
+    image_shape: Sequence[int] = (1, 8, 8), channels: Sequence[int] = (32, 64), classes: int = 10
 ) -> Model:
     """A small convolutional classifier: convolutions that halve the image, then a dense layer.
 
@@ -40,7 +40,7 @@ def convnet(
         >>> model = ps.models.convnet()
         >>> params = model.init(ps.random.key(0))
         >>> params["head"]["w"].shape
-        torch.Size([128, 10])
+        torch.Size([256, 10])
         >>> model.apply(params, torch.zeros(1, 8, 8)).shape
         torch.Size([10])
     """

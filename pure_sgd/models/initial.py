@@ -11,9 +11,7 @@ from .. import random, tree
 __all__ = ["he_dense", "he_normal", "scaled_normal"]
 
 
-def scaled_normal(
-    key: torch.Tensor, shape: tuple[int, ...], std: float, dtype: torch.dtype
-) -> torch.Tensor:
+def scaled_normal(key: torch.Tensor, shape: tuple[int, ...], std: float, dtype: torch.dtype) -> torch.Tensor:
     """Draw normal weights of standard deviation ``std``, in at least float32, cast to ``dtype``.
 
     Example:
@@ -26,9 +24,7 @@ def scaled_normal(
     return (random.normal(key, shape, tree.wide(dtype)) * std).to(dtype)
 
 
-def he_normal(
-    key: torch.Tensor, shape: tuple[int, ...], inputs: int, dtype: torch.dtype
-) -> torch.Tensor:
+def he_normal(key: torch.Tensor, shape: tuple[int, ...], inputs: int, dtype: torch.dtype) -> torch.Tensor:
     """Draw normal weights of variance ``2 / inputs``: a rectifier then keeps the signal's size.
 
     ``inputs`` counts the numbers that one output sums over.
@@ -45,9 +41,7 @@ def he_normal(
     return scaled_normal(key, shape, math.sqrt(2 / inputs), dtype)
 
 
-def he_dense(
-    key: torch.Tensor, inputs: int, outputs: int, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
+def he_dense(key: torch.Tensor, inputs: int, outputs: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Make the parameters of ``x @ w + b``: ``w`` by He's rule, ``b`` zero.
 
     Example:

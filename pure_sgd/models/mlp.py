@@ -17,9 +17,7 @@ __all__ = ["mlp"]
 
 
 @recorded
-def mlp(
-    sizes: Sequence[int], activation: Callable[[torch.Tensor], torch.Tensor] = torch.relu
-) -> Model:
+def mlp(sizes: Sequence[int], activation: Callable[[torch.Tensor], torch.Tensor] = torch.relu) -> Model:
     """A multilayer perceptron with one layer between each two neighbouring ``sizes``.
 
     ``h <- activation(h @ w + b)`` layer after layer from ``h = x``, the last without activation.

@@ -18,9 +18,7 @@ __all__ = ["from_module", "write_back"]
 Tensors = Mapping[str, torch.Tensor]
 
 
-def from_module(
-    module: nn.Module, mutable: bool = False
-) -> tuple[Callable[..., Any], dict[str, Any]]:
+def from_module(module: nn.Module, mutable: bool = False) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Turn ``module`` into ``(apply, params)`` with ``apply(params, *args, **kwargs) -> output``.
 
     ``params`` holds a copy of each parameter under its name, a tied one once and a frozen one too,

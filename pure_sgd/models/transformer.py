@@ -17,9 +17,7 @@ __all__ = ["transformer"]
 
 
 @recorded
-def transformer(
-    vocabulary: int, context: int, width: int = 64, heads: int = 4, layers: int = 2
-) -> Model:
+def transformer(vocabulary: int, context: int, width: int = 64, heads: int = 4, layers: int = 2) -> Model:
     """A decoder-only transformer language model in the manner of GPT-2.
 
     ``h = token + position``; in each block ``h <- h + attention(norm(h))``, where a token attends
@@ -100,9 +98,7 @@ def _init_block(key: torch.Tensor, width: int, residual_std: float, dtype: torch
         }
         for k, (name, (inputs, outputs, std)) in zip(keys, shapes.items(), strict=True)
     }
-    norms = {
-        name: _identity_norm(width, dtype, key.device) for name in ("attention_norm", "mlp_norm")
-    }
+    norms = {name: _identity_norm(width, dtype, key.device) for name in ("attention_norm", "mlp_norm")}
     return {**layers, **norms}
 
 
@@ -137,8 +133,7 @@ def _check_tokens(tokens: torch.Tensor, context: int) -> None:
             "transformer",
             f"tokens has shape {tuple(tokens.shape)}, expected (T,) with T from 1 to "
             f"context={context}, the tokens of one example",
-            "Shorten the sequence, or map over a batch with "
-            "torch.func.vmap(model.apply, (None, 0))",
+            "Shorten the sequence, or map over a batch with torch.func.vmap(model.apply, (None, 0))",
         )
     if tokens.dtype != torch.int64:
         raise PureSGDError(

@@ -45,7 +45,5 @@ def sgd(
         chain(add_decayed_weights(0.0001), trace(0.9), scale_by_learning_rate(0.1))
     """
     decay = () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
-    memory = () if momentum is None else (
-        trace(momentum, nesterov, accumulator_dtype, dampening=dampening),
-    )
+    memory = () if momentum is None else (trace(momentum, nesterov, accumulator_dtype, dampening=dampening),)
     return chain(*decay, *memory, scale_by_learning_rate(learning_rate))

@@ -65,9 +65,7 @@ def uniform(
     return _draw(where, key, shape, lambda a, b: form.spread((a, b), low, high).to(dtype))
 
 
-def normal(
-    key: torch.Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
+def normal(key: torch.Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Standard normal draws, ``sqrt(2) * erfinv(u)`` for u uniform in (-1, 1).
 
     A tensor of ``shape`` and ``dtype``. Operations are rounded as XLA rounds them on a CPU: in
@@ -95,9 +93,7 @@ def normal(
     return _draw(where, key, shape, finish)
 
 
-def bernoulli(
-    key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Sequence[int] = ()
-) -> torch.Tensor:
+def bernoulli(key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Sequence[int] = ()) -> torch.Tensor:
     """``uniform(key, shape) < p``: a bool tensor of ``shape``, true with probability ``p``.
 
     ``p`` is a number, a 0-d tensor or a tensor of ``shape``, and is rounded to float32.
@@ -193,9 +189,7 @@ def _format(where: str, dtype: torch.dtype) -> Format:
     return FORMATS[dtype]
 
 
-def _scalar(
-    where: str, name: str, value: Any, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
+def _scalar(where: str, name: str, value: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     check_hyperparameter(where, name, value)
     if callable(value):
         raise PureSGDError(where, f"{name} is a function", "Call it, and pass the number it gives")

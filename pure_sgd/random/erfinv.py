@@ -122,7 +122,8 @@ def erfinv(u: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     ``u`` and the result are float64 tensors of one shape, whose values are numbers of ``dtype``.
     """
     form, branches = FORMATS[dtype], _BRANCHES[dtype]
-    w = -_log1p(form.round(-u * u), dtype)
+    u = _once(u)
+    w = _once(-_log1p(_once(form.round(-u * u)), dtype))
     inside = [w < branch.below for branch in branches[:-1]]
 
     def choose(values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -134,7 +135,7 @@ def erfinv(u: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
     # Not sqrt(w): in float64 its last bit is not the same eagerly and compiled.
     root = form.round(w * w.rsqrt())
-    x = form.round(choose([(root if i else w) - b.shift for i, b in enumerate(branches)]))
+    x = _once(form.round(choose([(root if i else w) - b.shift for i, b in enumerate(branches)])))
     longest = max(len(branch.coefficients) for branch in branches)
     padded = [[0.0] * (longest - len(b.coefficients)) + b.coefficients for b in branches]
     *powers, constant = torch.tensor(padded, dtype=torch.float64, device=u.device).unbind(1)
@@ -155,7 +156,7 @@ def _log1p(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     mantissa = (bits & 2**52 - 1 | _EXPONENT_BIAS << 52).view(torch.float64)
     is_low = mantissa < _ROOT_HALF
     exponent = ((bits >> 52) - _EXPONENT_BIAS - is_low.long()).double()
-    y = torch.where(is_low, 2 * mantissa, mantissa) - 1
+    y = _once(torch.where(is_low, 2 * mantissa, mantissa) - 1)
     y_squared = rounded(y * y)
     y_cubed = rounded(y * y_squared)
     factor = _polynomial_float32(y, y_cubed) if dtype == torch.float32 else _ratio(y, dtype)
@@ -180,3 +181,7 @@ def _horner(x: torch.Tensor, coefficients: list[float], dtype: torch.dtype) -> t
     for coefficient in coefficients[1:]:
         value = FORMATS[dtype].round(value * x + coefficient)
     return value
+
+
+def _once(x: torch.Tensor) -> torch.Tensor:
+    return x.as_strided(x.shape, x.stride())

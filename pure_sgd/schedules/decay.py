@@ -21,7 +21,6 @@ __all__ = [
 ]
 
 
-
 @recorded
 def constant_schedule(value: Number) -> Schedule:
     """The same value at every step.
@@ -63,9 +62,7 @@ def polynomial_schedule(
         >>> ps.polynomial_schedule(1.0, 0.0, 2, 4)(torch.arange(5))
         tensor([1.0000, 0.5625, 0.2500, 0.0625, 0.0000], dtype=torch.float64)
     """
-    check_constants(
-        "polynomial_schedule", init_value=init_value, end_value=end_value, power=power
-    )
+    check_constants("polynomial_schedule", init_value=init_value, end_value=end_value, power=power)
     check_count("polynomial_schedule", "transition_steps", transition_steps, low=0)
     check_count("polynomial_schedule", "transition_begin", transition_begin, low=0)
 

@@ -21,7 +21,6 @@ __all__ = [
 ]
 
 
-
 @recorded
 def piecewise_constant_schedule(
     init_value: Number, boundaries_and_scales: Mapping[int, float] | None = None
@@ -57,9 +56,7 @@ def piecewise_constant_schedule(
 
 
 @recorded
-def join_schedules(
-    schedules: Sequence[Callable[[Any], Any]], boundaries: Sequence[int]
-) -> Schedule:
+def join_schedules(schedules: Sequence[Callable[[Any], Any]], boundaries: Sequence[int]) -> Schedule:
     """One schedule after the other, each counting its own steps from its boundary.
 
     Raises:

@@ -20,7 +20,6 @@ __all__ = ["Number", "Schedule", "as_real", "check_constants", "value_at"]
 Number = float | torch.Tensor
 
 
-
 class Schedule(NamedTuple):
     """A function of the step that reads as the call that made it; any other function serves as well."""
 

@@ -30,9 +30,9 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
     """The same step as one compiled program, always with ``fullgraph=True``.
 
     With ``donate=True`` the new state is written into the memory of the old one, whose tensors must not
-    be used again; otherwise the step stays pure. ``options`` go to ``torch.compile`` (``backend``,
-    ``mode``, ``dynamic``). The program runs without autograd: for gradients through a run use the step
-    itself.
+    be used again (numbers of shape ``()`` are new); otherwise the step stays pure. ``options`` go to
+    ``torch.compile`` (``backend``, ``mode``, ``dynamic``). The program runs without autograd: for
+    gradients through a run use the step itself.
 
     Raises:
         PureSGDError: what the step itself raises; a state whose leaves share memory, with ``donate``.
@@ -48,12 +48,17 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
         tensor(1.)
     """
 
-    def donated(state: TrainState, batch: Any, **extra: Any) -> Metrics:
+    def donated(state: TrainState, batch: Any, **extra: Any) -> tuple[list[torch.Tensor], Metrics]:
         new, metrics = step(state, batch, **extra)
         tree.check_like(new, state, "new state", "state")
+        scalars: list[torch.Tensor] = []
         for old_leaf, new_leaf in zip(tree.leaves(state), tree.leaves(new), strict=True):
-            old_leaf.copy_(new_leaf)
-        return metrics
+            # torch 2.13 loses what is written into an input of shape () and dtype float64.
+            if old_leaf.ndim:
+                old_leaf.copy_(new_leaf)
+            else:
+                scalars.append(new_leaf)
+        return scalars, metrics
 
     program: Callable[..., Any] = torch.compile(donated if donate else step, fullgraph=True, **options)
     owned: TrainState | None = None
@@ -71,8 +76,11 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
                 raise
         if not donate:
             return result
-        owned = state
-        return state, result
+        scalars, metrics = result
+        leaves, rebuild = tree.flatten(state)
+        fresh = iter(scalars)
+        owned = rebuild([leaf if leaf.ndim else next(fresh) for leaf in leaves])
+        return owned, metrics
 
     return compiled
 

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from .. import tree
 from ..data import batch_source
 from ..errors import PureSGDError, check_count
 from ..transforms import GradientTransformation, eval_params
@@ -54,7 +53,8 @@ def fit(
     """Train: ``state, metrics = step(state, batch)`` for every batch, with a record of each epoch.
 
     Args:
-        loss: ``loss(params, batch)``, shape ``()``; see :func:`make_step`, also for ``has_aux``.
+        loss: ``loss(params, batch)``, shape ``()``; see :func:`make_step`. It must be pure: what it reads
+            besides its arguments is read once, unless ``compile`` is False.
         tx: The optimizer.
         params: Where to begin; copied, never changed.
         data: Tensors in memory (a tuple, dict or tensor with a leading axis of examples), or an iterable of
@@ -62,8 +62,8 @@ def fit(
         epochs: How often to go through ``data``; or
         steps: how many steps to take, through as many epochs as that needs.
         batch_size: Of data in memory: None or n is full gradient descent, 1 is pure SGD.
-        seed: Of the order in which data in memory is visited; see :func:`epoch_indices`, also for
-            ``replacement``.
+        seed: Of the order in which data in memory is visited; see :func:`epoch_indices`.
+        replacement: Whether batches are drawn with replacement.
         order: ``order(epoch)`` gives the rows of each batch, instead.
         evaluate: ``evaluate(params)`` gives a number or a dict of numbers at each record; they are kept as
             ``val_loss`` or ``val_<name>``, and once more with ``_averaged`` behind for the parameters of
@@ -74,6 +74,7 @@ def fit(
             ``state`` are written over by later steps, so clone what is to be kept.
         extra_args: ``extra_args(record)`` gives the extra arguments of ``tx`` until the next record, from
             the last one (None before the first): ``{"value": record["val_loss"]}``, say.
+        has_aux: Whether ``loss`` returns ``(value, aux)``; see :func:`make_step`.
         compile: True compiles the step from the start, False never, and ``"auto"`` only when that ends
             sooner: see :func:`compile_when_it_pays`, which takes at least a minute of steps
             to be left. The state is donated to the compiled step.

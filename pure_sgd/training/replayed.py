@@ -83,9 +83,8 @@ def replay_step(step: Step) -> Step:
             return result
         if signature in recordings or len(recordings) == MAX_RECORDINGS:
             return step(state, batch, **extra)
-        recordings[signature] = _record(step, arguments)
-        recording = recordings[signature]
-        return step(state, batch, **extra) if recording is None else recording.replay(leaves)
+        recordings[signature], result = _record(step, arguments)
+        return result
 
     return replayed
 
@@ -118,7 +117,9 @@ class _Recorder(TorchDispatchMode):
             self._track(result, self.node_of(args[0]))  # replayed without autograd, it does nothing
             return result
         if func is torch.ops.aten.lift_fresh.default:
-            func = torch.ops.aten.clone.default  # or in-place operations would change the constant
+            # A new tensor of Python numbers: kept, and copied anew in each replay, because
+            # operations in place may write over it.
+            func, args = torch.ops.aten.clone.default, (args[0].clone(),)
         node = self.graph.call_function(
             func, map_aggregate(args, self.node_of), map_aggregate(kwargs or {}, self.node_of)
         )
@@ -145,22 +146,22 @@ class _Recorder(TorchDispatchMode):
         self._alive.append(tensor)
 
 
-def _record(step: Step, arguments: tuple[TrainState, Any, dict[str, Any]]) -> Recording | None:
-    leaves, rebuild = tree.flatten(arguments)
+def _record(step: Step, arguments: tuple[TrainState, Any, dict[str, Any]]) -> tuple[Recording | None, Result]:
+    state, batch, extra = arguments
+    leaves = tree.leaves(arguments)
     if not all(isinstance(leaf, torch.Tensor) for leaf in leaves):
-        return None
+        return None, step(state, batch, **extra)
     recorder = _Recorder(leaves)
     try:
         with recorder:
-            state, batch, extra = rebuild(leaves)
-            results, rebuild_result = tree.flatten(step(state, batch, **extra))
-    except Exception:
-        # Whatever was wrong, the step itself is run next, and says so if it is the user's error.
-        return None
+            result = step(state, batch, **extra)
+    except _CannotRecord:
+        return None, step(state, batch, **extra)
+    results, rebuild_result = tree.flatten(result)
     recorder.graph.output([recorder.node_of(leaf) for leaf in results])
     recorder.graph.eliminate_dead_code()
     program = GraphModule(torch.nn.Module(), recorder.graph).forward
-    return Recording(program, recorder.constants, rebuild_result, checked=False)
+    return Recording(program, recorder.constants, rebuild_result, checked=False), result
 
 
 def _signature(leaf: Any) -> Any:

@@ -28,8 +28,9 @@ class TrainState(NamedTuple):
 def init_train_state(params: Any, tx: GradientTransformation) -> TrainState:
     """The state before the first step.
 
-    The state owns its memory: ``params`` is copied. Its leaves are floating-point tensors of any shape P; under the key ``'buffers'`` of a
-    dict anything goes, and stays as it is. An ``nn.Parameter`` is taken as the plain tensor that it holds.
+    The state owns its memory: ``params`` is copied. Its leaves are floating-point tensors of any shape
+    P; under the key ``'buffers'`` of a dict anything goes, and stays as it is. An ``nn.Parameter`` is
+    taken as the plain tensor that it holds.
 
     Raises:
         PureSGDError: names a leaf that cannot be trained.
@@ -41,7 +42,9 @@ def init_train_state(params: Any, tx: GradientTransformation) -> TrainState:
         tensor(0)
     """
     if not isinstance(tx, GradientTransformation):
-        raise PureSGDError("tx", f"is a {type(tx).__name__}, expected a GradientTransformation", "Pass sgd(0.1), say")
+        raise PureSGDError(
+            "tx", f"is a {type(tx).__name__}, expected a GradientTransformation", "Pass sgd(0.1), say"
+        )
     named = tree.named_leaves(trainable(params), "params")
     if not named:
         raise PureSGDError("params", "holds no tensor", "Pass a tree with at least one tensor")

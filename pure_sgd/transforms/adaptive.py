@@ -65,19 +65,20 @@ def scale_by_adam(
     check_hyperparameter("scale_by_adam", "eps_root", eps_root, low=0)
 
     def init(params: Params) -> ScaleByAdamState:
-        return ScaleByAdamState(
-            step_zero(params), tree.zeros_like(params, mu_dtype), tree.zeros_like(params)
-        )
+        return ScaleByAdamState(step_zero(params), tree.zeros_like(params, mu_dtype), tree.zeros_like(params))
 
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params = None, **extra: Any
     ) -> tuple[Updates, ScaleByAdamState]:
         t = state.step + 1
-        mu = tree.map(lambda m, u: (b1 * m + (1 - b1) * u).to(m.dtype), state.mu, updates)
-        nu = tree.map(lambda v, u: (b2 * v + (1 - b2) * _square(u.to(v.dtype))).to(v.dtype), state.nu, updates)
+        mu = tree.map(lambda m, u: (b1 * m + (1 - b1) * tree.widened(u)).to(m.dtype), state.mu, updates)
+        nu = tree.map(
+            lambda v, u: (b2 * v + (1 - b2) * _square(u.to(v.dtype))).to(v.dtype), state.nu, updates
+        )
 
         def direction(u: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            ahead = b1 * m / bias_correction(b1, t + 1) + (1 - b1) * u / bias_correction(b1, t)
+            now = (1 - b1) * tree.widened(u) / bias_correction(b1, t)
+            ahead = b1 * m / bias_correction(b1, t + 1) + now
             m_hat = ahead if nesterov else m / bias_correction(b1, t)
             return (m_hat / ((v / bias_correction(b2, t) + eps_root).sqrt() + eps)).to(u.dtype)
 

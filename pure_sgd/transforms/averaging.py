@@ -82,7 +82,7 @@ def eval_params(opt_state: State, params: Params) -> Params:
     are taken from ``params``.
 
     Raises:
-        PureSGDError: ``opt_state`` holds more than one average.
+        PureSGDError: ``opt_state`` holds more than one average, or one that does not fit ``params``.
 
     Example:
         >>> import torch
@@ -103,8 +103,11 @@ def eval_params(opt_state: State, params: Params) -> Params:
             f"the state holds {len(averages)} averages: {', '.join(path for path, _ in averages)}",
             "Pass the part of the state that holds the one you mean",
         )
-    average = averages[0][1]
+    average, covered, rest = averages[0][1], params, {}
     if isinstance(params, dict) and isinstance(average, dict):
         rest = {name: child for name, child in params.items() if name not in average}
-        return {**tree.cast_like(average, {name: params[name] for name in average}), **rest}
-    return tree.cast_like(average, params)
+    if rest:
+        covered = {name: params[name] for name in average if name in params}
+    tree.check_like(average, covered, "average", "params")
+    cast = tree.cast_like(average, covered)
+    return {**cast, **rest} if rest else cast

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, TypeAlias
 
 import torch
 
@@ -32,7 +32,8 @@ State = Any
 
 #: A number, a 0-d tensor or a schedule. An argument annotated with it may be any of the three in every
 #: factory that carries ``@transformation``; the factory itself only ever sees a number or a tensor.
-Hyperparameter = float | torch.Tensor | Callable[[torch.Tensor], Any]
+#: Any for the type checker, because inside the factory arithmetic must be allowed.
+Hyperparameter: TypeAlias = Any
 
 
 class GradientTransformation(NamedTuple):
@@ -82,6 +83,9 @@ class ScheduledState(NamedTuple):
 def extra_args_of(tx: GradientTransformation) -> tuple[str, ...]:
     """The names of the extra arguments that ``tx.update`` reads.
 
+    Raises:
+        PureSGDError: they are not named, and ``update`` is no Python function.
+
     Example:
         >>> import pure_sgd as ps
         >>> from pure_sgd.transforms.contract import extra_args_of
@@ -91,7 +95,13 @@ def extra_args_of(tx: GradientTransformation) -> tuple[str, ...]:
     if tx.extra_args is not None:
         return tx.extra_args
     # inspect.signature does not trace, and a transform may be built inside a compiled function.
-    code = tx.update.__code__
+    code = getattr(tx.update, "__code__", None)
+    if code is None:
+        raise PureSGDError(
+            "extra_args",
+            f"update is a {type(tx.update).__name__}, whose extra arguments cannot be seen",
+            "Name them, as in GradientTransformation(init, update, extra_args=('value',))",
+        )
     return code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
 
 
@@ -114,6 +124,7 @@ def transformation(
     """
     parameters = inspect.signature(factory).parameters
     names = list(parameters)
+    again: Callable[..., GradientTransformation] = factory
     schedulable = [name for name, p in parameters.items() if p.annotation == "Hyperparameter"]
 
     @functools.wraps(factory)
@@ -121,7 +132,14 @@ def transformation(
         given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
         schedules = {name: given[name] for name in schedulable if callable(given.get(name))}
         if schedules:
-            tx = _scheduled(factory, given, schedules)
+
+            def build(values: dict[str, torch.Tensor]) -> GradientTransformation:
+                # By position what came by position: Python then checks the call as it was written.
+                by_position = [values.get(name, arg) for name, arg in zip(names, args, strict=False)]
+                by_name = {name: values.get(name, arg) for name, arg in kwargs.items()}
+                return again(*by_position, *args[len(names) :], **by_name)
+
+            tx = _scheduled(factory.__name__, build, schedules)
         else:
             tx = factory(*args, **kwargs)
         return tx._replace(recipe=Recipe(factory, args, dict(kwargs)))
@@ -159,16 +177,16 @@ def step_zero(params: Params) -> torch.Tensor:
 
 
 def _scheduled(
-    factory: Callable[..., GradientTransformation],
-    given: dict[str, Any],
+    where: str,
+    build: Callable[[dict[str, torch.Tensor]], GradientTransformation],
     schedules: dict[str, Callable[..., Any]],
 ) -> GradientTransformation:
     def at(step: torch.Tensor) -> tuple[GradientTransformation, dict[str, torch.Tensor]]:
         values = {
-            name: torch.as_tensor(value_at(schedule, step, factory.__name__, name), device=step.device)
+            name: torch.as_tensor(value_at(schedule, step, where, name), device=step.device)
             for name, schedule in schedules.items()
         }
-        return factory(**{**given, **values}), values
+        return build(values), values
 
     def init(params: Params) -> ScheduledState:
         step = step_zero(params)

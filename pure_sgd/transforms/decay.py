@@ -43,7 +43,7 @@ def add_decayed_weights(weight_decay: Hyperparameter = 0.0, mask: Any = None) ->
         chosen = tree.select(mask, params, "add_decayed_weights")
         return rebuild(
             [
-                (u + weight_decay * p).to(u.dtype) if decays else u
+                (u + weight_decay * tree.widened(p)).to(u.dtype) if decays else u
                 for u, p, decays in zip(found, tree.leaves(params), chosen, strict=True)
             ]
         )

@@ -76,7 +76,7 @@ def trace(
         weight = 1 - dampening * as_real(state.step > 0) if damped else None
 
         def remember(m: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-            return (decay * m + (u if weight is None else weight * u)).to(m.dtype)
+            return (decay * m + (u if weight is None else weight * tree.widened(u))).to(m.dtype)
 
         new = tree.map(remember, state.trace, updates)
         if nesterov:

@@ -83,8 +83,9 @@ def reduce_on_plateau(
         zero = step_zero(params)
         real = as_real(zero)
         # Each field its own tensor: a donated state is written in place.
-        counts = [zero.clone() for _ in range(3)]
-        return ReduceOnPlateauState(real + 1, real + torch.inf, *counts, real)
+        return ReduceOnPlateauState(
+            real + 1, real + torch.inf, zero.clone(), zero.clone(), zero, torch.zeros_like(real)
+        )
 
     def update(
         updates: Updates,
@@ -95,9 +96,7 @@ def reduce_on_plateau(
         **extra: Any,
     ) -> tuple[Updates, ReduceOnPlateauState]:
         if value is None:
-            raise PureSGDError(
-                where, "the extra argument value is missing", "Call update(..., value=loss)"
-            )
+            raise PureSGDError(where, "the extra argument value is missing", "Call update(..., value=loss)")
         value = torch.as_tensor(value, dtype=state.avg_value.dtype, device=state.count.device)
         if value.ndim:
             raise PureSGDError(

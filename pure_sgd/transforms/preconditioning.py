@@ -37,6 +37,6 @@ def scale_by_preconditioner(curvature: Any, power: Hyperparameter = 1.0) -> Grad
 
     def precondition(updates: Updates, params: Params) -> Updates:
         tree.check_like(curvature, updates, "curvature", "updates")
-        return tree.map(lambda u, h: (u * h ** (-power)).to(u.dtype), updates, curvature)
+        return tree.map(lambda u, h: (u * tree.widened(h) ** (-power)).to(u.dtype), updates, curvature)
 
     return stateless(precondition)

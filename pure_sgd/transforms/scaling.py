@@ -138,7 +138,8 @@ def scale_by_learning_rate(
 
 def multiply(updates: Updates, factor: Any) -> Updates:
     """``factor * u`` in the dtype of ``u``, for a number or a 0-d tensor ``factor``."""
-    return tree.map(lambda u: (factor * u).to(u.dtype), updates)
+    # Widened, because torch would round a tensor factor to the dtype of u before it multiplies.
+    return tree.map(lambda u: (factor * tree.widened(u)).to(u.dtype), updates)
 
 
 def learning_rate(opt_state: State) -> torch.Tensor | None:

@@ -41,16 +41,11 @@ def main() -> None:
         return {
             "bits": draw.bits(key, (2, 3), "uint32").tolist(),
             "bits_scalar": int(draw.bits(key, (), "uint32")),
-            "uniform": {
-                dtype: as_bits(draw.uniform(key, (6,), dtype)) for dtype in ("float32", "float64")
-            },
+            "uniform": {dtype: as_bits(draw.uniform(key, (6,), dtype)) for dtype in ("float32", "float64")},
             "uniform_in_range": {
-                dtype: as_bits(draw.uniform(key, (6,), dtype, *RANGE))
-                for dtype in ("float32", "float64")
+                dtype: as_bits(draw.uniform(key, (6,), dtype, *RANGE)) for dtype in ("float32", "float64")
             },
-            "normal": {
-                dtype: as_bits(draw.normal(key, (24,), dtype)) for dtype in ("float32", "float64")
-            },
+            "normal": {dtype: as_bits(draw.normal(key, (24,), dtype)) for dtype in ("float32", "float64")},
             "bernoulli": draw.bernoulli(key, numpy.float32(PROBABILITY), (24,)).tolist(),
         }
 
@@ -66,8 +61,7 @@ def main() -> None:
                 "key": draw.key_data(keys[seed]).tolist(),
                 "split": draw.key_data(draw.split(keys[seed], 3)).tolist(),
                 "fold_in": [
-                    [data, draw.key_data(draw.fold_in(keys[seed], data)).tolist()]
-                    for data in FOLDED
+                    [data, draw.key_data(draw.fold_in(keys[seed], data)).tolist()] for data in FOLDED
                 ],
                 **draws(keys[seed]),
             }

@@ -1,0 +1,79 @@
+"""Arithmetic on the leaves of a tree of tensors."""
+
+from __future__ import annotations
+
+import torch
+
+from .traversal import Tree, leaves, map
+
+__all__ = ["cast_like", "norm", "wide", "widened", "zeros_like"]
+
+
+def zeros_like(tree: Tree, dtype: torch.dtype | None = None) -> Tree:
+    """Zeros for moments: in ``dtype``, or in the leaf's dtype raised to at least float32.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.zeros_like({"w": torch.ones(2, dtype=torch.bfloat16)})
+        {'w': tensor([0., 0.])}
+    """
+    return map(lambda leaf: torch.zeros_like(leaf, dtype=dtype or wide(leaf.dtype)), tree)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """``dtype`` raised to at least float32.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.wide(torch.bfloat16), tree.wide(torch.float64)
+        (torch.float32, torch.float64)
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
+def widened(leaf: torch.Tensor) -> torch.Tensor:
+    """``leaf`` in at least float32, for arithmetic that is to be rounded once.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.widened(torch.ones(2, dtype=torch.bfloat16))
+        tensor([1., 1.])
+    """
+    return leaf.to(wide(leaf.dtype))
+
+
+def cast_like(tree: Tree, like: Tree) -> Tree:
+    """The leaves of ``tree`` in the dtypes of ``like``.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.cast_like([torch.ones(1)], [torch.ones(1, dtype=torch.bfloat16)])
+        [tensor([1.], dtype=torch.bfloat16)]
+    """
+    return map(lambda leaf, other: leaf.to(other.dtype), tree, like)
+
+
+def norm(tree: Tree) -> torch.Tensor:
+    """The L2 norm over all leaves together, shape ``()``, in at least float32.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.norm({"w": torch.tensor([3.0]), "b": torch.tensor(4.0)})
+        tensor(5.)
+    """
+    squares = [_sum_of_squares(leaf) for leaf in leaves(tree)]
+    if not squares:
+        return torch.zeros(())
+    return sum(squares[1:], squares[0]).sqrt()
+
+
+def _sum_of_squares(leaf: torch.Tensor) -> torch.Tensor:
+    leaf = widened(leaf)
+    # Autograd gives lazy conjugates, which cannot be viewed as real.
+    parts = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
+    return parts.square().sum()

@@ -1,0 +1,153 @@
+"""Whether a tree is what was expected, and the sentence that names the place where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..errors import PureSGDError
+from .traversal import Tree, children, is_node, leaves, named_leaves, structure, walk
+
+__all__ = ["batch_length", "check_like", "select"]
+
+
+def check_like(tree: Tree, like: Tree, name: str, like_name: str) -> None:
+    """Check that ``tree`` has the structure and the leaf shapes of ``like``.
+
+    Raises:
+        PureSGDError: names the first leaf that is missing, that nobody expects, or whose shape differs.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.check_like({"w": torch.ones(3, 1)}, {"w": torch.ones(3)}, "updates", "params")
+        Traceback (most recent call last):
+        pure_sgd.errors.PureSGDError: updates['w']: shape (3, 1) does not match shape (3,) of \
+params['w']. Nothing is broadcast here: reshape or reduce it first.
+    """
+    if structure(tree) == structure(like) and all(
+        _shape(a) == _shape(b) for a, b in zip(leaves(tree), leaves(like), strict=True)
+    ):
+        return
+    _explain_difference(tree, like, name, like_name)
+
+
+def batch_length(batch: Tree, name: str = "batch") -> int:
+    """The number of examples ``B``: the length that the leading axes of all leaves share.
+
+    Raises:
+        PureSGDError: no leaf, a leaf that is no tensor or has no axis, lengths that disagree, or no example.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.batch_length((torch.ones(32, 5), torch.ones(32)))
+        32
+    """
+    found = leaves(batch)
+    lengths = {leaf.shape[0] if isinstance(leaf, torch.Tensor) and leaf.ndim else None for leaf in found}
+    if len(lengths) == 1:
+        length = lengths.pop()
+        if length:
+            return length
+    raise _bad_batch(batch, name)
+
+
+def select(mask: Tree, tree: Tree, where: str) -> list[bool]:
+    """Resolve ``mask`` to one bool for each leaf of ``tree``, in traversal order.
+
+    ``mask`` is ``None`` (every leaf), a tree of bools like ``tree``, a prefix of it (one bool for a whole
+    subtree), or a predicate on the leaf's path such as ``lambda path: not path.endswith("['b']")``.
+
+    Raises:
+        PureSGDError: names the place where the mask does not fit.
+
+    Example:
+        >>> from pure_sgd import tree
+        >>> tree.select({"w": True, "head": False}, {"w": 1.0, "head": {"w": 2.0, "b": 3.0}}, "masked")
+        [False, False, True]
+    """
+    if mask is None:
+        return [True for _ in leaves(tree)]
+    if callable(mask):
+        return [bool(mask(path)) for path, _ in named_leaves(tree)]
+    return list(_spread(mask, tree, where, "mask"))
+
+
+def _shape(leaf: Any) -> Any:
+    return leaf.shape if isinstance(leaf, torch.Tensor) else None
+
+
+def _spread(mask: Tree, tree: Tree, where: str, path: str) -> Iterator[bool]:
+    count = len(leaves(tree))
+    if not count:
+        return
+    if isinstance(mask, bool):
+        yield from [mask] * count
+        return
+    inner, outer = dict(children(mask)), dict(children(tree))
+    if inner.keys() != outer.keys() or not outer:
+        raise PureSGDError(
+            where,
+            f"{path} is {mask if not inner else list(inner)} where the tree holds {list(outer) or 'a leaf'}",
+            "Pass a bool for every leaf or subtree, or a predicate on the leaf's path",
+        )
+    for step, child in outer.items():
+        yield from _spread(inner[step], child, where, path + step)
+
+
+def _explain_difference(tree: Tree, like: Tree, name: str, like_name: str) -> None:
+    got, expected = dict(walk(tree)), dict(walk(like))
+    remedy = f"Give {name} the structure of {like_name}"
+    for path in expected:
+        if path not in got:
+            raise PureSGDError(name + path, f"is missing, and {like_name}{path} is there", remedy)
+    for path, node in got.items():
+        if path not in expected:
+            raise PureSGDError(name + path, f"is there, and {like_name}{path} is not", remedy)
+        other = expected[path]
+        if isinstance(other, torch.Tensor) and not isinstance(node, torch.Tensor):
+            raise PureSGDError(name + path, f"is a {type(node).__name__}, expected a tensor", "Pass a tensor")
+        if _kind(node) is not _kind(other):
+            raise PureSGDError(
+                name + path,
+                f"is of type {type(node).__name__}, and {like_name}{path} of type {type(other).__name__}",
+                remedy,
+            )
+        if _shape(node) != _shape(other):
+            raise PureSGDError(
+                name + path,
+                f"shape {tuple(node.shape)} does not match shape {tuple(other.shape)} of {like_name}{path}",
+                "Nothing is broadcast here: reshape or reduce it first",
+            )
+
+
+def _kind(node: Any) -> type | None:
+    """What tells two places of a tree apart, beyond the shapes of two leaves."""
+    return type(node) if node is None or is_node(node) else None
+
+
+def _bad_batch(batch: Tree, name: str) -> PureSGDError:
+    named = named_leaves(batch, name)
+    if not named:
+        return PureSGDError(name, "holds no tensor", "Pass a tensor, or a tuple or dict of tensors")
+    for path, leaf in named:
+        if not isinstance(leaf, torch.Tensor):
+            return PureSGDError(
+                path, f"is a {type(leaf).__name__}, expected a tensor", "Convert it with torch.as_tensor"
+            )
+        if not leaf.ndim:
+            return PureSGDError(
+                path, "has shape (), expected a leading axis of examples", "Give every leaf that axis"
+            )
+    (first, like), *rest = named
+    for path, leaf in rest:
+        if len(leaf) != len(like):
+            return PureSGDError(
+                path,
+                f"holds {len(leaf)} examples where {first} holds {len(like)}",
+                "Give every leaf the same leading length",
+            )
+    return PureSGDError(first, "holds 0 examples: an empty data set has no mean loss", "Pass at least one")
