@@ -174,6 +174,11 @@ CASES: list[tuple[str, Callable[[], Any], str]] = [
         "fit: got epochs=1 and steps=3. Pass exactly one of them.",
     ),
     (
+        "records more often than steps",
+        lambda: fitted(record_every=0),
+        "fit: record_every=0 is not at least 1. Pass a record_every at least 1.",
+    ),
+    (
         "compile mode",
         lambda: fitted(compile="fast"),
         "fit: compile='fast'. Pass True, False or 'auto'.",

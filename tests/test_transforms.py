@@ -237,6 +237,15 @@ def test_clipping_to_zero_gives_zero_even_of_zero():
         assert clipped.tolist() == [0.0, 0.0]
 
 
+def test_clipping_has_a_slope_at_zero():
+    def clipped(updates: torch.Tensor, max_norm: torch.Tensor) -> torch.Tensor:
+        return ps.clip_by_global_norm(max_norm).update(updates, ps.EmptyState())[0].sum()
+
+    zero, none = f64(0.0, 0.0), torch.zeros((), dtype=torch.float64)
+    assert grad(clipped)(zero, none + 1.0).tolist() == [1.0, 1.0]
+    assert grad(clipped, argnums=1)(zero, none) == 0.0
+
+
 # Scaling
 
 
@@ -530,6 +539,9 @@ def test_several_hyperparameters_follow_schedules_of_their_own():
 
 
 def test_a_call_that_is_wrong_stays_wrong_with_a_schedule():
+    scale: Any = ps.scale
+    with pytest.raises(TypeError, match="positional"):
+        scale(RISING, 0.1)
     make: Any = ps.trace
     for decay in (0.9, RISING):
         with pytest.raises(TypeError, match="positional"):
@@ -717,8 +729,8 @@ def test_stateless_with_tree_map_sees_one_leaf_and_none_without_parameters():
 
 def test_updates_are_added_in_the_wider_dtype_and_parameters_keep_their_own():
     params = torch.tensor([256.0], dtype=torch.bfloat16)
-    # 256 + 1 is halfway to the next bfloat16: rounding the update first would lose the 0.25.
-    new = ps.apply_updates(params, torch.tensor([1.25]))
+    # 256 + 1 is halfway to the next bfloat16, 258, and rounds to even: the 0.001 must count.
+    new = ps.apply_updates(params, torch.tensor([1.001]))
     assert (new.item(), new.dtype) == (258.0, torch.bfloat16)
 
 

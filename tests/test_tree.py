@@ -297,6 +297,12 @@ def test_norm_takes_conjugates_and_no_leaf_at_all():
     assert tree.norm({"w": torch.zeros(0)}) == 0.0
 
 
+def test_the_slope_of_the_norm_is_the_direction_and_zero_at_zero():
+    slope = torch.func.grad(tree.norm)({"w": torch.tensor([3.0]), "b": torch.tensor(4.0)})
+    assert tree.map(lambda leaf: leaf.sum().item(), slope) == pytest.approx({"w": 0.6, "b": 0.8})
+    assert torch.func.grad(tree.norm)(torch.zeros(2)).tolist() == [0.0, 0.0]
+
+
 def test_zeros_like_widens_to_float32_unless_told_otherwise():
     leaves = {
         "half": torch.ones(2, dtype=torch.float16),

@@ -54,7 +54,7 @@ def epoch_indices(
     where = "epoch_indices"
     check_sizes(where, n, batch_size)
     check_count(where, "seed", seed, low=-(2**63), high=2**64 - 1)
-    check_count(where, "epoch", epoch, low=0)
+    check_count(where, "epoch", epoch, low=0, high=2**64 - 1)
     key = random.fold_in(random.fold_in(random.key(seed, device), _ORDER), epoch)
     steps = n // batch_size if drop_last else -(-n // batch_size)
     if replacement:
@@ -76,7 +76,11 @@ def check_sizes(where: str, n: int, batch_size: int) -> None:
         >>> check_sizes("fit", n=5, batch_size=2)
     """
     if n == 0 and not isinstance(n, bool):
-        raise PureSGDError(where, "n=0, an empty data set", "Pass at least one example")
+        raise PureSGDError(
+            where,
+            "n=0 is an empty data set, expected at least one example",
+            "Pass the number of examples",
+        )
     check_count(where, "n", n)
     check_count(where, "batch_size", batch_size)
     if batch_size > n:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from .floats import FORMATS
+from .once import once
 
 
 class _Branch(NamedTuple):
@@ -122,8 +123,8 @@ def erfinv(u: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     ``u`` and the result are float64 tensors of one shape, whose values are numbers of ``dtype``.
     """
     form, branches = FORMATS[dtype], _BRANCHES[dtype]
-    u = _once(u)
-    w = _once(-_log1p(_once(form.round(-u * u)), dtype))
+    u = once(u)
+    w = once(-_log1p(once(form.round(-u * u)), dtype))
     inside = [w < branch.below for branch in branches[:-1]]
 
     def choose(values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -135,7 +136,7 @@ def erfinv(u: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
     # Not sqrt(w): in float64 its last bit is not the same eagerly and compiled.
     root = form.round(w * w.rsqrt())
-    x = _once(form.round(choose([(root if i else w) - b.shift for i, b in enumerate(branches)])))
+    x = once(form.round(choose([(root if i else w) - b.shift for i, b in enumerate(branches)])))
     longest = max(len(branch.coefficients) for branch in branches)
     padded = [[0.0] * (longest - len(b.coefficients)) + b.coefficients for b in branches]
     *powers, constant = torch.tensor(padded, dtype=torch.float64, device=u.device).unbind(1)
@@ -156,7 +157,7 @@ def _log1p(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     mantissa = (bits & 2**52 - 1 | _EXPONENT_BIAS << 52).view(torch.float64)
     is_low = mantissa < _ROOT_HALF
     exponent = ((bits >> 52) - _EXPONENT_BIAS - is_low.long()).double()
-    y = _once(torch.where(is_low, 2 * mantissa, mantissa) - 1)
+    y = once(torch.where(is_low, 2 * mantissa, mantissa) - 1)
     y_squared = rounded(y * y)
     y_cubed = rounded(y * y_squared)
     factor = _polynomial_float32(y, y_cubed) if dtype == torch.float32 else _ratio(y, dtype)
@@ -181,7 +182,3 @@ def _horner(x: torch.Tensor, coefficients: list[float], dtype: torch.dtype) -> t
     for coefficient in coefficients[1:]:
         value = FORMATS[dtype].round(value * x + coefficient)
     return value
-
-
-def _once(x: torch.Tensor) -> torch.Tensor:
-    return x.as_strided(x.shape, x.stride())

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from ..errors import PureSGDError, check_count
+from .once import once
 
 __all__ = ["fold_in", "key", "split"]
 
 _WORD = 0xFFFFFFFF
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_SHIFTS = [[(left, 32 - left) for left in group] for group in _ROTATIONS]
 
 
 def key(seed: int | torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
@@ -79,15 +79,12 @@ def fold_in(key: torch.Tensor, data: int | torch.Tensor) -> torch.Tensor:
 def threefry(key: torch.Tensor, high: Any, low: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Two random words for each counter (high, low); a word is an int64 from 0 to 2**32 - 1."""
     keys = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
-    # Read from a tensor, because Inductor writes an expression out again wherever it is used, unless
-    # it reads much: with the numbers in the code, the 20 rounds took it ten times as long to compile.
-    shifts = torch.tensor(_SHIFTS, device=key.device)
     a, b = high + keys[0], (low + keys[1]) & _WORD
     for group in range(5):
-        for left, right in shifts[group % 2]:
+        for distance in _ROTATIONS[group % 2]:
             # What `a` carries above its word can wait: int64 holds it, and `b` is masked.
             a = a + b
-            b = ((b << left | b >> right) ^ a) & _WORD
+            b = once(((b << distance | b >> 32 - distance) ^ a) & _WORD)
         a = a + keys[(group + 1) % 3]
         b = (b + (keys[(group + 2) % 3] + (group + 1))) & _WORD
     return a & _WORD, b

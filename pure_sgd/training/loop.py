@@ -101,6 +101,8 @@ def fit(
         >>> round(state.params["w"].item(), 2), round(state.params["b"].item(), 2)
         (3.0, 1.0)
     """
+    if record_every is not None:
+        check_count("fit", "record_every", record_every)
     source = batch_source(data, batch_size, seed, replacement, order)
     epochs, total = _length(epochs, steps, source.steps_per_epoch)
     step = _choose(make_step(loss, tx, has_aux), compile, total)
@@ -131,14 +133,13 @@ def fit(
                 window.append(metrics)
                 done += 1
                 bar.update()
-                if done == steps:
-                    break
-                if record_every and done % record_every == 0 and keep_record(epoch):
-                    return FitResult(state, history)
-            last = done == steps or epoch == epochs - 1
-            if window and (last or not record_every) and keep_record(epoch):
-                break
-            if done == steps:
+                ended = done == steps
+                if ended or (record_every and done % record_every == 0):
+                    stopped = keep_record(epoch)
+                    if ended or stopped:
+                        return FitResult(state, history)
+            ended = epoch == epochs - 1
+            if window and (ended or not record_every) and keep_record(epoch):
                 break
     return FitResult(state, history)
 

@@ -58,7 +58,7 @@ def cast_like(tree: Tree, like: Tree) -> Tree:
 
 
 def norm(tree: Tree) -> torch.Tensor:
-    """The L2 norm over all leaves together, shape ``()``, in at least float32.
+    """The L2 norm over all leaves together, shape ``()``, in at least float32; its slope at 0 is 0.
 
     Example:
         >>> import torch
@@ -69,7 +69,10 @@ def norm(tree: Tree) -> torch.Tensor:
     squares = [_sum_of_squares(leaf) for leaf in leaves(tree)]
     if not squares:
         return torch.zeros(())
-    return sum(squares[1:], squares[0]).sqrt()
+    total = sum(squares[1:], squares[0])
+    # sqrt has no slope at 0: one that is never used there keeps NaN out of gradients.
+    positive = total > 0
+    return torch.where(positive, torch.where(positive, total, 1.0).sqrt(), total)
 
 
 def _sum_of_squares(leaf: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,196 @@
+"""The order of an epoch: each example once, each order equally likely, the same order again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from pure_sgd import random
+from pure_sgd.data.order import epoch_indices
+from pure_sgd.errors import PureSGDError
+
+
+def chi_square_is_plausible(counts: torch.Tensor) -> bool:
+    """Whether counts of equally likely outcomes differ no more, and no less, than chance has it.
+
+    A chi-square variable of k degrees of freedom has mean k and variance 2k.
+    """
+    expected = counts.double().mean()
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    freedom = counts.numel() - 1
+    return abs(statistic - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("n, batch_size", [(12, 1), (12, 4), (12, 12), (1, 1)])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_every_example_comes_exactly_once_where_the_batch_size_divides_n(n, batch_size, drop_last):
+    rows = epoch_indices(n, batch_size, seed=3, epoch=5, drop_last=drop_last)
+    assert rows.shape == (n // batch_size, batch_size)
+    assert rows.dtype == torch.int64
+    assert rows.flatten().sort().values.tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("n, batch_size", [(10, 4), (10, 3), (7, 6), (7, 5), (101, 100)])
+def test_the_last_row_is_filled_up_with_the_first_examples(n, batch_size):
+    rows = epoch_indices(n, batch_size, seed=3, epoch=5)
+    steps = math.ceil(n / batch_size)
+    assert rows.shape == (steps, batch_size)
+    order = rows.flatten()
+    assert order[:n].sort().values.tolist() == list(range(n))
+    assert torch.equal(order[n:], order[: steps * batch_size - n])
+    assert all(len(set(row.tolist())) == batch_size for row in rows)
+
+
+@pytest.mark.parametrize("n, batch_size", [(10, 4), (10, 3), (7, 6), (101, 100)])
+def test_drop_last_leaves_the_unfinished_row_out(n, batch_size):
+    dropped = epoch_indices(n, batch_size, seed=3, epoch=5, drop_last=True)
+    assert torch.equal(dropped, epoch_indices(n, batch_size, seed=3, epoch=5)[: n // batch_size])
+    assert dropped.unique().numel() == dropped.numel()
+
+
+def test_the_order_is_frozen():
+    assert epoch_indices(10, 4, seed=42, epoch=3).tolist() == FROZEN
+    assert epoch_indices(10, 4, seed=42, epoch=3, replacement=True).tolist() == FROZEN_REPLACEMENT
+
+
+FROZEN = []
+FROZEN_REPLACEMENT = []
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_every_seed_and_epoch_has_an_order_of_its_own(replacement):
+    orders = {
+        tuple(epoch_indices(20, 5, seed, epoch, replacement).flatten().tolist())
+        for seed in range(-3, 10)
+        for epoch in range(10)
+    }
+    assert len(orders) == 13 * 10
+
+
+def test_the_next_seed_is_not_the_next_epoch():
+    for seed in range(10):
+        next_epoch = epoch_indices(20, 5, seed, epoch=1)
+        assert not torch.equal(next_epoch, epoch_indices(20, 5, seed + 1, epoch=0))
+
+
+def test_the_order_shares_nothing_with_draws_from_the_key_of_its_seed():
+    first = random.permutation(random.fold_in(random.key(0), 0), 100)
+    assert not torch.equal(epoch_indices(100, 100, seed=0, epoch=0)[0], first)
+
+
+def test_successive_epochs_are_uncorrelated():
+    orders = torch.stack([epoch_indices(1000, 1000, 7, epoch)[0] for epoch in range(20)]).double()
+    correlation = torch.corrcoef(orders).fill_diagonal_(0)
+    assert correlation.abs().max() < 4.5 / math.sqrt(1000)
+
+
+def test_every_example_is_equally_likely_at_every_position():
+    n, epochs = 8, 4000
+    counts = torch.zeros(n, n)
+    for epoch in range(epochs):
+        order = epoch_indices(n, 2, seed=1, epoch=epoch).flatten()
+        counts[torch.arange(n), order] += 1
+    # Rows and columns add up to the number of epochs: (n - 1)^2 degrees of freedom are left.
+    expected = epochs / n
+    statistic = float(((counts - expected) ** 2 / expected).sum()) * n / (n - 1)
+    freedom = (n - 1) ** 2
+    assert abs(statistic * (n - 1) / n - freedom * n / n) < 6 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("n, batch_size, steps", [(10, 4, 3), (12, 4, 3), (10, 10, 1)])
+def test_with_replacement_there_are_as_many_rows(n, batch_size, steps):
+    rows = epoch_indices(n, batch_size, seed=0, epoch=0, replacement=True)
+    assert rows.shape == (steps, batch_size)
+    assert rows.dtype == torch.int64
+    assert 0 <= int(rows.min()) <= int(rows.max()) < n
+    dropped = epoch_indices(n, batch_size, 0, 0, replacement=True, drop_last=True)
+    assert dropped.shape == (n // batch_size, batch_size)
+
+
+def test_with_replacement_every_example_is_equally_likely_and_pairs_are_independent():
+    n = 9
+    draws = epoch_indices(90_000, 90_000, seed=2, epoch=0, replacement=True)[0] % n
+    assert chi_square_is_plausible(torch.bincount(draws, minlength=n))
+    pairs = draws[0::2] * n + draws[1::2]
+    assert chi_square_is_plausible(torch.bincount(pairs, minlength=n * n))
+
+
+def test_with_replacement_an_epoch_misses_a_share_of_one_over_e():
+    n = 20_000
+    seen = epoch_indices(n, 100, seed=4, epoch=0, replacement=True).unique().numel()
+    assert abs(1 - seen / n - math.exp(-1)) < 4 * math.sqrt(math.exp(-1) / n)
+
+
+def regression() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Eight examples (x, y) of three features, and a weight that does not fit them."""
+    draws = random.normal(random.key(9), (9, 4), torch.float64)
+    return draws[:8, :3], draws[:8, 3], draws[8, :3]
+
+
+def row_gradient(rows: torch.Tensor) -> torch.Tensor:
+    """``grad of mean((x @ w - y)^2) / 2`` over each of the rows (..., batch_size): (..., 3)."""
+    x, y, w = regression()
+    return ((x[rows] @ w - y[rows])[..., None] * x[rows]).mean(-2)
+
+
+def test_the_mean_over_all_batches_is_the_gradient_of_the_empirical_risk():
+    full = row_gradient(torch.arange(8))
+    subsets = torch.tensor(list(itertools.combinations(range(8), 3)))
+    tuples = torch.tensor(list(itertools.product(range(8), repeat=3)))
+    torch.testing.assert_close(row_gradient(subsets).mean(0), full)
+    torch.testing.assert_close(row_gradient(tuples).mean(0), full)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_the_gradient_over_each_row_is_an_unbiased_estimate(replacement):
+    epochs = 3000
+    rows = torch.stack([epoch_indices(8, 3, 5, epoch, replacement) for epoch in range(epochs)])
+    gradients = row_gradient(rows)  # (epochs, 3 rows, 3 features): the last row is a filled one
+    error = gradients.mean(0) - row_gradient(torch.arange(8))
+    standard_error = gradients.std(0) / math.sqrt(epochs)
+    assert (error.abs() < 4 * standard_error).all()
+
+
+def test_every_full_batch_has_the_gradient_of_the_empirical_risk():
+    rows = epoch_indices(8, 8, seed=0, epoch=0)
+    torch.testing.assert_close(row_gradient(rows)[0], row_gradient(torch.arange(8)))
+
+
+def test_the_order_is_made_on_the_device_asked_for():
+    assert epoch_indices(5, 2, 0, 0).device.type == "cpu"
+    for replacement in (False, True):
+        assert epoch_indices(5, 2, 0, 0, replacement, device="meta").device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (
+            {"n": 0},
+            "epoch_indices: n=0 is an empty data set, expected at least one example. Pass the "
+            "number of examples.",
+        ),
+        ({"n": -1}, "epoch_indices: n=-1 is not at least 1. Pass a n at least 1."),
+        ({"n": 5.0}, "epoch_indices: n=5.0 is of type float, expected an int."),
+        ({"n": False}, "epoch_indices: n=False is of type bool, expected an int."),
+        ({"batch_size": 0}, "epoch_indices: batch_size=0 is not at least 1."),
+        (
+            {"batch_size": 6},
+            "epoch_indices: batch_size=6 is more than the n=5 examples. Pass at most n; "
+            "batch_size=n is full gradient descent.",
+        ),
+        ({"batch_size": True}, "epoch_indices: batch_size=True is of type bool, expected an int."),
+        ({"epoch": -1}, "epoch_indices: epoch=-1 is not at least 0. Pass a epoch at least 0."),
+        ({"epoch": 2**64}, "epoch_indices: epoch=18446744073709551616 is not from 0 to"),
+        ({"epoch": torch.tensor(1)}, "epoch_indices: epoch=tensor(1) is of type Tensor"),
+        ({"seed": 0.5}, "epoch_indices: seed=0.5 is of type float, expected an int."),
+        ({"seed": 2**64}, "epoch_indices: seed=18446744073709551616 is not from -92233720368547758"),
+    ],
+)
+def test_a_wrong_argument_is_told_with_its_remedy(arguments, sentence):
+    with pytest.raises(PureSGDError) as caught:
+        epoch_indices(**{"n": 5, "batch_size": 2, "seed": 0, "epoch": 0, **arguments})
+    assert sentence in str(caught.value)
