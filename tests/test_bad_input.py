@@ -217,6 +217,11 @@ CASES: list[tuple[str, Callable[[], Any], str]] = [
         "trace: nesterov=True with dampening=0.1. Nesterov's rule has none: leave it at 0.",
     ),
     (
+        "Nesterov without momentum",
+        lambda: ps.sgd(0.1, nesterov=True),
+        "sgd: nesterov=True and dampening=0.0 without momentum. Pass momentum=0.9, say.",
+    ),
+    (
         "an extra argument nobody reads",
         lambda: one_step(value=1.0),
         "step: nobody reads the extra argument 'value'; the optimizer reads none. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
@@ -761,3 +761,16 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(name: str, dtype
     single, single_state = outputs(tx, [u.float() for u in stream], params.float(), **extra)
     assert all(map(torch.equal, half, [u.to(dtype) for u in single]))
     assert all(map(torch.equal, ps.tree.leaves(half_state), ps.tree.leaves(single_state)))
+
+
+def test_parameters_may_bear_the_names_of_state_fields():
+    class Model(NamedTuple):
+        average: torch.Tensor
+        learning_rate: torch.Tensor
+
+    params = Model(torch.ones(2), torch.full((3,), 7.0))
+    state = ps.sgd(0.1, momentum=0.9).init(params)
+    rate = ps.learning_rate(state)
+    assert rate is not None
+    assert rate.item() == pytest.approx(0.1)
+    assert ps.eval_params(state, params) is params

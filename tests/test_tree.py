@@ -394,3 +394,22 @@ def test_everything_here_traces_in_one_piece():
     assert tree.structure(got) == tree.structure(params)
     assert [leaf.flatten()[0].item() for leaf in tree.leaves(got)] == [3.0, 6.0, 4.0, 12.0, 15.0]
     assert all(map(torch.equal, tree.leaves(got), tree.leaves(expected)))
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any
+
+
+def test_nodes_without_tensors_are_kept_while_a_step_is_traced():
+    params = {"layers": [{"w": torch.ones(2)}, {}, ()], "pair": Pair(torch.zeros(1), None), "a": {}}
+
+    def double(params: Any) -> Any:
+        found, rebuild = tree.flatten(params)
+        new = rebuild([2 * leaf for leaf in found])
+        tree.check_like(new, params, "new", "params")
+        return new
+
+    compiled = torch.compile(double, backend="eager", fullgraph=True)(params)
+    assert tree.structure(compiled) == tree.structure(params)
+    assert compiled["layers"][0]["w"].tolist() == [2.0, 2.0]

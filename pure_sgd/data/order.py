@@ -54,7 +54,7 @@ def epoch_indices(
     where = "epoch_indices"
     check_sizes(where, n, batch_size)
     check_count(where, "seed", seed, low=-(2**63), high=2**64 - 1)
-    check_count(where, "epoch", epoch, low=0, high=2**64 - 1)
+    check_count(where, "epoch", epoch, low=0)
     key = random.fold_in(random.fold_in(random.key(seed, device), _ORDER), epoch)
     steps = n // batch_size if drop_last else -(-n // batch_size)
     if replacement:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from ..errors import PureSGDError
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -37,13 +40,18 @@ def sgd(
     doi:10.1016/0041-5553(64)90137-5.
 
     Raises:
-        PureSGDError: a negative learning rate or weight decay, or momentum outside [0, 1).
+        PureSGDError: a negative learning rate or weight decay, momentum outside [0, 1), or an option of
+            momentum without it.
 
     Example:
         >>> import pure_sgd as ps
         >>> ps.sgd(0.1, momentum=0.9, weight_decay=1e-4)
         chain(add_decayed_weights(0.0001), trace(0.9), scale_by_learning_rate(0.1))
     """
+    if momentum is None and (nesterov or isinstance(dampening, torch.Tensor) or dampening):
+        raise PureSGDError(
+            "sgd", f"nesterov={nesterov} and dampening={dampening} without momentum", "Pass momentum=0.9, say"
+        )
     decay = () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
     memory = () if momentum is None else (trace(momentum, nesterov, accumulator_dtype, dampening=dampening),)
     return chain(*decay, *memory, scale_by_learning_rate(learning_rate))

@@ -79,8 +79,9 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
         scalars, metrics = result
         leaves, rebuild = tree.flatten(state)
         fresh = iter(scalars)
-        owned = rebuild([leaf if leaf.ndim else next(fresh) for leaf in leaves])
-        return owned, metrics
+        new: TrainState = rebuild([leaf if leaf.ndim else next(fresh) for leaf in leaves])
+        owned = new
+        return new, metrics
 
     return compiled
 

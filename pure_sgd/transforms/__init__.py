@@ -3,7 +3,6 @@
 from .adaptive import ScaleByAdamState as ScaleByAdamState
 from .adaptive import scale_by_adam as scale_by_adam
 from .averaging import ParamsEmaState as ParamsEmaState
-from .averaging import eval_params as eval_params
 from .averaging import params_ema as params_ema
 from .clipping import clip_by_global_norm as clip_by_global_norm
 from .combining import chain as chain
@@ -24,9 +23,10 @@ from .momentum import trace as trace
 from .plateau import ReduceOnPlateauState as ReduceOnPlateauState
 from .plateau import reduce_on_plateau as reduce_on_plateau
 from .preconditioning import scale_by_preconditioner as scale_by_preconditioner
+from .reading import eval_params as eval_params
+from .reading import learning_rate as learning_rate
 from .scaling import ScaleByLearningRateState as ScaleByLearningRateState
 from .scaling import ScaleByScheduleState as ScaleByScheduleState
-from .scaling import learning_rate as learning_rate
 from .scaling import scale as scale
 from .scaling import scale_by_learning_rate as scale_by_learning_rate
 from .scaling import scale_by_schedule as scale_by_schedule

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
-from ..errors import PureSGDError, check_hyperparameter
+from ..errors import check_hyperparameter
 from .adaptive import bias_correction
 from .contract import (
     GradientTransformation,
     Hyperparameter,
     Params,
-    State,
     Updates,
     apply_updates,
     missing_params,
@@ -21,7 +20,7 @@ from .contract import (
     transformation,
 )
 
-__all__ = ["ParamsEmaState", "eval_params", "params_ema"]
+__all__ = ["ParamsEmaState", "params_ema"]
 
 
 class ParamsEmaState(NamedTuple):
@@ -73,41 +72,3 @@ def params_ema(decay: Hyperparameter, debias: bool = False) -> GradientTransform
         return updates, ParamsEmaState(step, average)
 
     return GradientTransformation(init, update)
-
-
-def eval_params(opt_state: State, params: Params) -> Params:
-    """The parameters to evaluate with: the average that ``opt_state`` holds, else ``params`` themselves.
-
-    Leaves come in the dtypes of ``params``; entries of a dict that the average does not cover (buffers)
-    are taken from ``params``.
-
-    Raises:
-        PureSGDError: ``opt_state`` holds more than one average, or one that does not fit ``params``.
-
-    Example:
-        >>> import torch
-        >>> import pure_sgd as ps
-        >>> ps.eval_params(ps.sgd(0.1).init(torch.ones(1)), torch.ones(1))
-        tensor([1.])
-    """
-    averages = [
-        (path, node.average)
-        for path, node in tree.walk(opt_state, "opt_state")
-        if "average" in getattr(node, "_fields", ())
-    ]
-    if not averages:
-        return params
-    if len(averages) > 1:
-        raise PureSGDError(
-            "eval_params",
-            f"the state holds {len(averages)} averages: {', '.join(path for path, _ in averages)}",
-            "Pass the part of the state that holds the one you mean",
-        )
-    average, covered, rest = averages[0][1], params, {}
-    if isinstance(params, dict) and isinstance(average, dict):
-        rest = {name: child for name, child in params.items() if name not in average}
-    if rest:
-        covered = {name: params[name] for name in average if name in params}
-    tree.check_like(average, covered, "average", "params")
-    cast = tree.cast_like(average, covered)
-    return {**cast, **rest} if rest else cast

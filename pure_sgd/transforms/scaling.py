@@ -15,7 +15,6 @@ from .contract import (
     GradientTransformation,
     Hyperparameter,
     Params,
-    State,
     Updates,
     step_zero,
     transformation,
@@ -24,7 +23,6 @@ from .contract import (
 __all__ = [
     "ScaleByLearningRateState",
     "ScaleByScheduleState",
-    "learning_rate",
     "scale",
     "scale_by_learning_rate",
     "scale_by_schedule",
@@ -140,30 +138,6 @@ def multiply(updates: Updates, factor: Any) -> Updates:
     """``factor * u`` in the dtype of ``u``, for a number or a 0-d tensor ``factor``."""
     # Widened, because torch would round a tensor factor to the dtype of u before it multiplies.
     return tree.map(lambda u: (factor * tree.widened(u)).to(u.dtype), updates)
-
-
-def learning_rate(opt_state: State) -> torch.Tensor | None:
-    """The learning rate of the last update, found anywhere in an optimizer state; None without one.
-
-    The product of the rates and of the plateau scales in the state, shape ``()``: those of one chain
-    multiply. A state that holds several rates side by side is better asked part by part.
-
-    Example:
-        >>> import torch
-        >>> import pure_sgd as ps
-        >>> ps.learning_rate(ps.sgd(0.1).init(torch.zeros(2)))
-        tensor(0.1000, dtype=torch.float64)
-    """
-    factors = [
-        getattr(node, field)
-        for _, node in tree.walk(opt_state)
-        for field in ("learning_rate", "learning_rate_scale")
-        if isinstance(node, tuple) and field in getattr(node, "_fields", ())
-    ]
-    product = None
-    for factor in factors:
-        product = factor if product is None else product * factor
-    return product
 
 
 def _real_dtype(value: Any) -> torch.dtype:

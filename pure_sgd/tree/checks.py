@@ -27,8 +27,11 @@ def check_like(tree: Tree, like: Tree, name: str, like_name: str) -> None:
         pure_sgd.errors.PureSGDError: updates['w']: shape (3, 1) does not match shape (3,) of \
 params['w']. Nothing is broadcast here: reshape or reduce it first.
     """
-    if structure(tree) == structure(like) and all(
-        _shape(a) == _shape(b) for a, b in zip(leaves(tree), leaves(like), strict=True)
+    # The quick way, for eager steps; while tracing, optree cannot compare all structures.
+    if (
+        not torch.compiler.is_compiling()
+        and structure(tree) == structure(like)
+        and all(_shape(a) == _shape(b) for a, b in zip(leaves(tree), leaves(like), strict=True))
     ):
         return
     _explain_difference(tree, like, name, like_name)

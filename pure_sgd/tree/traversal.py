@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import optree
+import torch
 
 __all__ = ["Tree", "children", "flatten", "is_node", "leaves", "map", "named_leaves", "structure", "walk"]
 
@@ -34,6 +35,9 @@ def leaves(tree: Tree) -> list[Any]:
         >>> tree.leaves({"b": 2, "a": [1, None]})
         [1, 2]
     """
+    if torch.compiler.is_compiling():
+        # While a step is traced, optree refuses trees with a node that holds no tensor, such as {}.
+        return [leaf for _, leaf in _walk_leaves(tree, "")]
     return optree.tree_leaves(tree)
 
 
@@ -46,12 +50,10 @@ def flatten(tree: Tree) -> tuple[list[Any], Callable[[list[Any]], Tree]]:
         >>> rebuild([10 * leaf for leaf in found])
         {'b': 20, 'a': 10}
     """
-    found, structure = optree.tree_flatten(tree)
-
-    def rebuild(new: list[Any]) -> Tree:
-        return optree.tree_unflatten(structure, new)
-
-    return found, rebuild
+    if torch.compiler.is_compiling():
+        return leaves(tree), lambda new: _refilled(tree, iter(new))
+    found, spec = optree.tree_flatten(tree)
+    return found, lambda new: optree.tree_unflatten(spec, new)
 
 
 def structure(tree: Tree) -> Any:
@@ -133,6 +135,19 @@ def _keys_in_order(node: dict[Any, Any]) -> list[Any]:
         return sorted(node, key=lambda key: (f"{type(key).__module__}.{type(key).__qualname__}", key))
     except TypeError:
         return list(node)
+
+
+def _refilled(node: Any, new: Iterator[Any]) -> Any:
+    if not is_node(node):
+        return None if node is None else next(new)
+    if isinstance(node, dict):
+        fresh = {key: _refilled(node[key], new) for key in _keys_in_order(node)}
+        pairs = [(key, fresh[key]) for key in node]
+        return (
+            defaultdict(node.default_factory, pairs) if isinstance(node, defaultdict) else type(node)(pairs)
+        )
+    fresh = [_refilled(child, new) for _, child in children(node)]
+    return type(node)(*fresh) if hasattr(node, "_fields") else type(node)(fresh)
 
 
 def _walk_leaves(tree: Tree, path: str) -> Iterator[tuple[str, Any]]:

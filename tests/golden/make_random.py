@@ -18,7 +18,7 @@ RANGE = (-3.1, 7.7)
 PROBABILITY = 0.3
 MANY = 100_000
 # Up to the last number below 1, so that every branch of the inverse error function is taken.
-FAR = (1e-30, 0.1, 0.5, 0.65, 0.9, 0.99, 0.999, 1 - 1e-5, 1 - 4e-7, 1 - 6e-8)
+FAR = (1e-30, 0.1, 0.5, 0.65, 0.9, 0.99, 0.999, 0.9995, 1 - 1e-5, 1 - 4e-7, 1 - 6e-8)
 FARTHER = (1 - 1e-8, 1 - 1e-9, 1 - 1e-12, 1 - 2.0**-53)
 
 
