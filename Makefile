@@ -56,7 +56,7 @@ examples: $(VENV)/test.stamp
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; false; }
 
 bench: $(VENV)/test.stamp
-	@$(BIN)/python benchmarks/lecture.py
+	@$(BIN)/python benchmarks/lecture_training.py
 
 clean:
 	@rm -rf $(VENV) .hypothesis .pytest_cache .ruff_cache build dist

@@ -21,6 +21,7 @@ import pure_sgd as ps
 SIZES, RATES = np.array([32, 8, 2, 1]), np.array([0.02, 0.005])
 STEPS, CHAINS = 6000, 4
 COLOURS = ("#D55E00", "#0072B2", "#009E73")  # told apart by the colour-blind too
+torch.set_num_threads(1)  # on tensors this small, threads wait for one another
 ROW = "{:>4} {:>8} {:>4} {:>15} {:>4} {:>17} {:>17} {:>10}"
 
 x, y = ps.data.diabetes().train
@@ -104,6 +105,11 @@ def draw(variances, variances_theory, errors, errors_theory, curves) -> None:
         axes.loglog()
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes, values in ((variance, (0.2, 0.5, 1, 2, 5)), (error, (0.02, 0.05, 0.1, 0.2))):
+        axes.set_xticks(SIZES, [str(size) for size in SIZES])
+        axes.set_yticks(values, [str(value) for value in values])
+        axes.minorticks_off()
     figure.savefig("noise_spectrum.png", dpi=150)
 
 

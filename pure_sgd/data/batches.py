@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .. import tree
+from .. import random, tree
 from ..errors import PureSGDError
 from .order import check_sizes, epoch_indices
 
 __all__ = ["BatchSource", "batch_source", "take", "train_test_split"]
 
+_SPLIT = int.from_bytes(b"split")
 Order = Callable[[int], Iterable[torch.Tensor]]
 
 
@@ -102,7 +103,8 @@ def train_test_split(data: Any, test_fraction: float = 0.2, seed: int = 0) -> tu
             f"test_fraction={test_fraction} holds out {held_out} of {count} examples",
             "Pass a fraction that leaves both parts at least one",
         )
-    rows = epoch_indices(count, count, seed, 0)[0]
+    # A constant of its own keeps the split apart from the orders that are drawn from the same seed.
+    rows = random.permutation(random.fold_in(random.key(seed), _SPLIT), count)
     return take(data, rows[held_out:]), take(data, rows[:held_out])
 
 
