@@ -48,6 +48,8 @@ lint: $(VENV)/test.stamp
 	@echo "lint: pyright"
 	@$(BIN)/pyright
 
+# One thread each: models this small gain nothing from two, and lose much where a core is taken.
+examples: export OMP_NUM_THREADS := 1
 examples: $(VENV)/test.stamp
 	@failed=; for example in examples/*.py; do \
 	  echo "example: $$example"; \

@@ -2,7 +2,7 @@
 
 Expected: full gradient descent with momentum ends at scikit-learn's coefficients to 1e-8, mini-batch
 SGD with a cosine learning rate to 0.02; both make its predictions on all 114 held-out tumours, an
-accuracy of 0.991 +- 0.009. About 5 s. Saves logistic.png.
+accuracy of 0.956 +- 0.019. About 5 s. Saves logistic.png.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def main() -> None:
     assert distance["full gradient"] < 1e-8, distance
     assert distance["mini-batches of 32"] < 0.02, distance
     assert not any(differ.values()), differ
-    assert all(f"{1 - risk.mean:.3f}" == "0.991" for risk in risks.values()), risks
+    assert all(f"{1 - risk.mean:.3f}" == "0.956" for risk in risks.values()), risks
 
 
 if __name__ == "__main__":

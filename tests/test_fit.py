@@ -51,6 +51,11 @@ def test_no_batch_size_is_full_gradient_descent():
     same(fit(epochs=5, batch_size=50).state, by_hand([(X, Y)] * 5))
 
 
+def test_n_draws_with_replacement_are_not_the_data_set():
+    state, _ = fit(epochs=1, batch_size=50, seed=7, replacement=True)
+    same(state, by_hand([(X[row], Y[row]) for row in rows_of(1, 50, replacement=True)]))
+
+
 def test_compiled_from_the_start_gives_the_same_run():
     state, history = fit(epochs=3, batch_size=10, compile=True)
     expected, expected_history = fit(epochs=3, batch_size=10, compile=False)
@@ -113,11 +118,11 @@ def test_the_history_is_a_plain_dict_of_lists():
 
 def test_the_recorded_loss_is_the_mean_over_the_steps():
     step, state, losses = ps.make_step(LOSS, TX), ps.init_train_state(PARAMS, TX), []
-    for row in rows_of(1, 10):
+    for row in rows_of(2, 10):
         state, metrics = step(state, (X[row], Y[row]))
         losses.append(metrics["loss"])
-    history = fit(epochs=1, batch_size=10, seed=7).history
-    assert history["loss"] == pytest.approx([torch.stack(losses).mean().item()])
+    history = fit(epochs=2, batch_size=10, seed=7).history
+    assert history["loss"] == pytest.approx(torch.stack(losses).reshape(2, 5).mean(1).tolist())
 
 
 def test_records_may_come_more_often_than_epochs():
@@ -138,6 +143,12 @@ def test_early_stopping_ends_the_run():
         tx=ps.sgd(0.1), epochs=9, evaluate=lambda _: next(values), stop_when=ps.early_stopping("val_loss", 2)
     ).history
     assert history["val_loss"] == [5.0, 4.0, 4.5, 4.2]
+
+
+def test_early_stopping_wants_more_than_min_delta():
+    history = {"val_loss": [5.0, 4.95, 4.92]}
+    assert ps.early_stopping("val_loss", patience=2, min_delta=0.1)(history)
+    assert not ps.early_stopping("val_loss", patience=2, min_delta=0.05)(history)
 
 
 def test_early_stopping_in_the_middle_of_an_epoch():

@@ -205,13 +205,20 @@ class TestReplay:
 
     def test_extra_arguments_are_read_anew(self):
         tx = ps.chain(ps.sgd(0.1), ps.reduce_on_plateau(factor=0.5, patience=1))
-        plain, replayed = ps.make_step(LOSS, tx), ps.replay_step(ps.make_step(LOSS, tx))
+        calls = []
+
+        def loss(params: Any, data: Any) -> torch.Tensor:
+            calls.append(None)
+            return LOSS(params, data)
+
+        plain, replayed = ps.make_step(LOSS, tx), ps.replay_step(ps.make_step(loss, tx))
         states = [ps.init_train_state(start().params, tx) for _ in range(2)]
         for index, value in enumerate([3.0, 3.0, 2.0, 2.5, 2.6]):
             states[0] = plain(states[0], batch(index), value=value)[0]
             states[1] = replayed(states[1], batch(index), value=value)[0]
         same(states[1], states[0])
         assert states[0].opt_state[1].learning_rate_scale == 0.125
+        assert len(calls) == 2
 
     @pytest.mark.parametrize(
         "spoil",
@@ -276,18 +283,24 @@ class TestReplay:
 class TestWhenItPays:
     """The automatic choice: recorded from 30 steps on, compiled when a minute of steps is left."""
 
-    def choice(self, monkeypatch: Any, seconds: float, steps: int | None, calls: int) -> list[str]:
-        seen = []
-        monkeypatch.setattr(
-            compiled, "compile_step", lambda step, **_: lambda *a: (seen.append("c"), step(*a))[1]
-        )
-        monkeypatch.setattr(compiled, "replay_step", lambda step: lambda *a: (seen.append("r"), step(*a))[1])
-        times = iter([t for _ in range(calls + 5) for t in (0.0, seconds)])
+    def choice(
+        self, monkeypatch: Any, seconds: float, steps: int | None, calls: int, odd: int | None = None
+    ) -> list[str]:
+        """Which step each call took, when every one takes ``seconds``; call ``odd`` has a smaller batch."""
+        seen: list[str] = []
+
+        def marked(mark: str) -> Any:
+            return lambda step, **_: lambda *args: (seen.append(mark), step(*args))[1]
+
+        times = (time for _ in range(calls + 5) for time in (0.0, seconds))
+        monkeypatch.setattr(compiled, "compile_step", marked("c"))
+        monkeypatch.setattr(compiled, "replay_step", marked("r"))
         monkeypatch.setattr(compiled.time, "perf_counter", lambda: next(times))
-        step, state = compile_when_it_pays(STEP, steps), start()
+        step, state, expected = compile_when_it_pays(STEP, steps), start(), start()
         for index in range(calls):
-            state, _ = step(state, batch(index))
-        same(state, run(STEP, steps=calls)[0])
+            data = batch(index, 5 if index == odd else 8)
+            state, expected = step(state, data)[0], STEP(expected, data)[0]
+        same(state, expected)
         return seen
 
     def test_a_short_run_is_left_alone(self, monkeypatch: Any):
@@ -298,6 +311,9 @@ class TestWhenItPays:
 
     def test_a_long_run_is_compiled_after_ten_timed_steps(self, monkeypatch: Any):
         assert self.choice(monkeypatch, 0.01, steps=50_000, calls=20) == ["r"] * 13 + ["c"] * 7
+
+    def test_a_batch_of_another_shape_stays_uncompiled(self, monkeypatch: Any):
+        assert self.choice(monkeypatch, 0.01, 50_000, 16, odd=14) == ["r"] * 13 + ["c", "r", "c"]
 
     def test_a_run_of_unknown_length_is_compiled_once_a_minute_is_spent(self, monkeypatch: Any):
         assert self.choice(monkeypatch, 10.0, steps=None, calls=10) == ["r"] * 7 + ["c"] * 3
