@@ -1,7 +1,8 @@
 """Handwritten digits, read by a perceptron and by a convolutional network with averaged parameters.
 
-Expected: of the 359 digits that are held out the perceptron reads 99.2 % and the convolutional
-network 99.7 %, each give or take half a per cent; about 5 s, no compilation. Saves digits.png.
+Expected: of the 359 digits that are held out the perceptron reads 98.3 % and the convolutional
+network 98.9 %, each give or take 0.6 %; about 10 s, no compilation. The settings were chosen by held-out
+accuracy, on this split among others, so it flatters them a little. Saves digits.png.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from matplotlib.figure import Figure
 
 import pure_sgd as ps
+
+torch.set_num_threads(1)  # on tensors this small, threads wait for one another
 
 EPOCHS, BATCH_SIZE, WARMUP = 20, 32, 90
 #: The least held-out accuracy that counts as success.
@@ -32,6 +35,12 @@ def train(
 ) -> tuple[Any, ps.RiskEstimate, dict[str, list[float]]]:
     """Train: the averaged parameters, their error rate on held-out digits, the history."""
 
+    def smoothed(params: Any, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        # A tenth of the probability is spread over all classes, so that certainty does not pay
+        # (Szegedy et al. 2016, arXiv:1512.00567).
+        target = 0.9 * (label == torch.arange(10)) + 0.1 / 10
+        return ps.losses.softmax_cross_entropy(model.apply(params, image), target)
+
     def cross_entropy(params: Any, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         logits = model.apply(params, image)
         return ps.losses.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -39,16 +48,16 @@ def train(
     def mistake(params: Any, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return ps.losses.zero_one_loss(model.apply(params, image), label)
 
-    loss, error_rate = ps.empirical_risk(cross_entropy), ps.population_risk(mistake)
+    held_out_loss, error_rate = ps.empirical_risk(cross_entropy), ps.population_risk(mistake)
 
     def evaluate(params: Any) -> dict[str, torch.Tensor]:
         accuracy = 1 - error_rate(params, split.held_out).mean
-        return {"loss": loss(params, split.held_out), "accuracy": accuracy}
+        return {"loss": held_out_loss(params, split.held_out), "accuracy": accuracy}
 
     steps = EPOCHS * -(-len(split.train[1]) // BATCH_SIZE)
     rate = ps.warmup_cosine_decay_schedule(0.0, 0.1, WARMUP, steps)
     state, history = ps.fit(
-        loss,
+        ps.empirical_risk(smoothed),
         ps.chain(ps.sgd(rate, momentum=0.9, weight_decay=1e-3), ps.params_ema(0.98)),
         model.init(ps.random.key(seed)),
         split.train,
@@ -67,20 +76,19 @@ def draw(
     held_out: tuple[torch.Tensor, torch.Tensor],
 ) -> Figure:
     """Accuracy and loss by epoch, and below them digits that one model or the other gets wrong."""
-    figure = Figure(figsize=(9.0, 6.4), layout="constrained")
+    figure = Figure(figsize=(9.0, 6.8), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.9, 1))[:, 0]
     panels = above.subplots(1, 2)
     for axes, quantity in zip(panels, ("accuracy", "loss"), strict=True):
         for color, (name, history) in zip(("C0", "C1"), histories.items(), strict=True):
-            for suffix, style in (("", ":"), ("_averaged", "-")):
-                values = history[f"val_{quantity}{suffix}"]
-                label = name + suffix.replace("_", ", ")
-                axes.plot(range(1, EPOCHS + 1), values, style, color=color, label=label)
-        axes.set(xlabel="epoch", ylabel=f"held-out {quantity}", xticks=range(0, EPOCHS + 1, 5))
+            learned, averaged = history[f"val_{quantity}"], history[f"val_{quantity}_averaged"]
+            axes.plot(range(1, EPOCHS + 1), learned, ":", color=color, label=name)
+            axes.plot(range(1, EPOCHS + 1), averaged, color=color, label=f"{name}, averaged")
+        axes.set(xlabel="epoch", xticks=range(0, EPOCHS + 1, 5))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylim(0.9, 1.0)
-    panels[1].set_ylim(0.0, 0.4)
+    panels[0].set(ylabel="held-out accuracy", ylim=(0.9, 1.0))
+    panels[1].set(ylabel="held-out cross-entropy", ylim=(0.1, 0.4))
     panels[0].legend(frameon=False)
 
     images, labels = held_out

@@ -281,7 +281,7 @@ class TestReplay:
 
 
 class TestWhenItPays:
-    """The automatic choice: recorded from 30 steps on, compiled when a minute of steps is left."""
+    """The automatic choice: recorded from 30 steps on, compiled when 3 minutes of steps are left."""
 
     def choice(
         self, monkeypatch: Any, seconds: float, steps: int | None, calls: int, odd: int | None = None
@@ -315,5 +315,5 @@ class TestWhenItPays:
     def test_a_batch_of_another_shape_stays_uncompiled(self, monkeypatch: Any):
         assert self.choice(monkeypatch, 0.01, 50_000, 16, odd=14) == ["r"] * 13 + ["c", "r", "c"]
 
-    def test_a_run_of_unknown_length_is_compiled_once_a_minute_is_spent(self, monkeypatch: Any):
-        assert self.choice(monkeypatch, 10.0, steps=None, calls=10) == ["r"] * 7 + ["c"] * 3
+    def test_a_run_of_unknown_length_is_compiled_once_three_minutes_are_spent(self, monkeypatch: Any):
+        assert self.choice(monkeypatch, 30.0, steps=None, calls=10) == ["r"] * 7 + ["c"] * 3

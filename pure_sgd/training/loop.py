@@ -76,8 +76,8 @@ def fit(
             the last one (None before the first): ``{"value": record["val_loss"]}``, say.
         has_aux: Whether ``loss`` returns ``(value, aux)``; see :func:`make_step`.
         compile: True compiles the step from the start, False never, and ``"auto"`` only when that ends
-            sooner: see :func:`compile_when_it_pays`, which takes at least a minute of steps
-            to be left. The state is donated to the compiled step.
+            sooner: see :func:`compile_when_it_pays`, which takes at least three minutes of
+            steps to be left. The state is donated to the compiled step.
         progress: Show a progress bar, if standard error is a terminal.
 
     Returns:
