@@ -28,38 +28,260 @@ CURVATURE = 2.0
 
 #: name -> entry; names are those of the public namespace, with a note behind a space.
 CATALOGUE: dict[str, Entry] = {
+    "adabelief": Entry(
+        ps.adabelief,
+        {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3, "weight_decay": 0.1},
+    ),
+    "adadelta": Entry(ps.adadelta, {"learning_rate": 0.5, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1}),
+    "adafactor": Entry(
+        lambda **hyperparams: ps.adafactor(min_dim_size_to_factor=2, **hyperparams),
+        {
+            "learning_rate": 0.1,
+            "decay_rate": 0.7,
+            "clipping_threshold": 0.9,
+            "momentum": 0.8,
+            "weight_decay_rate": 0.01,
+            "eps": 1e-2,
+        },
+    ),
+    "adagrad": Entry(
+        ps.adagrad, {"learning_rate": 0.1, "initial_accumulator_value": 0.1, "eps": 1e-3, "weight_decay": 0.1}
+    ),
+    "adagrad torch": Entry(
+        lambda **hyperparams: ps.adagrad(**hyperparams, eps_in_sqrt=False),
+        {"learning_rate": 0.1, "initial_accumulator_value": 0.1, "eps": 1e-3, "lr_decay": 0.1},
+    ),
     "adam": Entry(ps.adam, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-6}),
+    "adamax": Entry(ps.adamax, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-3}),
+    "adamaxw": Entry(
+        ps.adamaxw, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.1}
+    ),
     "adamw": Entry(
         ps.adamw, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-6, "weight_decay": 0.1}
     ),
+    "adan": Entry(
+        ps.adan,
+        {"learning_rate": 0.05, "b1": 0.8, "b2": 0.7, "b3": 0.9, "eps_root": 1e-3, "weight_decay": 0.1},
+    ),
+    "adaptive_grad_clip": Entry(ps.adaptive_grad_clip, {"clipping": 0.3, "eps": 0.05}),
+    "adaptive_grad_clip torch": Entry(
+        lambda clipping, eps: ps.adaptive_grad_clip(clipping, eps, axis=(1, 2, 3, 4)),
+        {"clipping": 0.3, "eps": 0.05},
+    ),
     "add_decayed_weights": Entry(ps.add_decayed_weights, {"weight_decay": 0.1}),
+    "add_noise": Entry(ps.add_noise, {"eta": 0.01, "gamma": 0.55}),
+    "amsgrad": Entry(
+        ps.amsgrad, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3}
+    ),
+    "apply_every": Entry(
+        lambda step_size: ps.chain(ps.scale(step_size), ps.apply_every(2)), {"step_size": -0.1}
+    ),
+    "apply_if_finite": Entry(
+        lambda rate, b1: ps.apply_if_finite(ps.adam(rate, b1, eps=1e-3), 2), {"rate": 0.1, "b1": 0.8}
+    ),
+    "centralize": Entry(
+        lambda step_size: ps.chain(ps.centralize(), ps.scale(step_size)), {"step_size": -0.1}
+    ),
     "chain": Entry(
         lambda decay, step_size: ps.chain(ps.trace(decay), ps.scale(step_size)),
         {"decay": 0.9, "step_size": -0.1},
     ),
+    "chain inject_hyperparams": Entry(
+        lambda rate, b1, decay: ps.chain(
+            ps.inject_hyperparams(ps.adamw)(rate, b1, eps=1e-3, weight_decay=decay)
+        ),
+        {"rate": 0.1, "b1": 0.8, "decay": 0.1},
+    ),
+    "chain inject_hyperparams scheduled": Entry(
+        lambda rate, momentum: ps.chain(
+            ps.inject_hyperparams(ps.sgd)(ps.exponential_decay(rate, 3, 0.5), momentum=momentum)
+        ),
+        {"rate": 0.1, "momentum": 0.9},
+    ),
+    "clip": Entry(ps.clip, {"max_delta": 0.5}),
+    "clip_by_block_rms": Entry(ps.clip_by_block_rms, {"threshold": 0.4}),
     "clip_by_global_norm": Entry(ps.clip_by_global_norm, {"max_norm": 0.7}),
+    "conditionally_mask": Entry(
+        lambda rate, decay: ps.conditionally_mask(ps.sgd(rate, decay), lambda step: step % 2 == 0),
+        {"rate": 0.1, "decay": 0.9},
+    ),
+    "conditionally_transform": Entry(
+        lambda rate, decay: ps.conditionally_transform(ps.sgd(rate, decay), lambda step: step % 2 == 0),
+        {"rate": 0.1, "decay": 0.9},
+    ),
+    "ema": Entry(ps.ema, {"decay": 0.9}),
+    "ema not debiased": Entry(lambda decay: ps.ema(decay, debias=False), {"decay": 0.9}),
+    "flatten": Entry(lambda rate, b1: ps.flatten(ps.adam(rate, b1, eps=1e-3)), {"rate": 0.1, "b1": 0.8}),
+    "freeze": Entry(
+        lambda step_size: ps.chain(ps.scale(step_size), ps.freeze(lambda path: path.endswith("['w']"))),
+        {"step_size": -0.1},
+    ),
+    "fromage": Entry(ps.fromage, {"learning_rate": 0.1, "min_norm": 0.6}),
     "identity": Entry(ps.identity, {}, keeps_updates=True),
+    "keep_params_nonnegative": Entry(
+        lambda step_size: ps.chain(ps.scale(step_size), ps.keep_params_nonnegative()), {"step_size": -0.1}
+    ),
+    "lamb": Entry(
+        ps.lamb,
+        {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3, "weight_decay": 0.1},
+    ),
+    "lars": Entry(
+        ps.lars,
+        {"learning_rate": 0.5, "weight_decay": 0.1, "trust_coefficient": 0.1, "eps": 1e-2, "momentum": 0.8},
+    ),
+    "lion": Entry(ps.lion, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "weight_decay": 0.1}),
+    "lookahead": Entry(
+        lambda learning_rate, decay, slow_step_size: ps.lookahead(
+            ps.sgd(learning_rate, momentum=decay), 2, slow_step_size
+        ),
+        {"learning_rate": 0.1, "decay": 0.9, "slow_step_size": 0.5},
+    ),
+    "lookahead reset": Entry(
+        lambda decay, slow_step_size: ps.lookahead(ps.trace(decay), 2, slow_step_size, reset_state=True),
+        {"decay": 0.9, "slow_step_size": 0.5},
+    ),
+    "masked": Entry(
+        lambda rate, b1: ps.masked(ps.adam(rate, b1, eps=1e-3), lambda path: not path.endswith("['b']")),
+        {"rate": 0.1, "b1": 0.8},
+    ),
+    "monitor": Entry(
+        lambda decay: ps.monitor(
+            {"norm": ps.tree.norm, "same": lambda u: u, "ema": ps.measure_with_ema(ps.tree.norm, decay)}
+        ),
+        {"decay": 0.9},
+        keeps_updates=True,
+    ),
+    "multi_steps": Entry(
+        lambda rate, b1: ps.multi_steps(ps.adam(rate, b1, eps=1e-3), 2), {"rate": 0.1, "b1": 0.8}
+    ),
+    "multi_steps sum and skip": Entry(
+        lambda rate: ps.multi_steps(ps.sgd(rate), 2, False, ps.skip_not_finite), {"rate": 0.1}
+    ),
+    "multi_transform": Entry(
+        lambda rate: ps.multi_transform({"all": ps.sgd(rate)}, "all"),
+        {"rate": 0.1},
+    ),
+    "nadam": Entry(ps.nadam, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3}),
+    "nadam torch": Entry(ps.nadam, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "momentum_decay": 0.1}),
+    "nadamw": Entry(
+        ps.nadamw, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.1}
+    ),
     "named_chain": Entry(
         lambda decay, rate: ps.named_chain(
             ("momentum", ps.trace(decay)), ("rate", ps.scale_by_learning_rate(rate))
         ),
         {"decay": 0.9, "rate": 0.1},
     ),
+    "noisy_sgd": Entry(ps.noisy_sgd, {"learning_rate": 0.1, "eta": 0.01, "gamma": 0.55}),
+    "normalize_by_update_norm": Entry(ps.normalize_by_update_norm, {"scale_factor": 0.5, "eps": 1e-3}),
+    "novograd": Entry(
+        ps.novograd,
+        {"learning_rate": 0.05, "b1": 0.8, "b2": 0.5, "eps": 1e-3, "eps_root": 1e-3, "weight_decay": 0.1},
+    ),
+    "optimistic_adam_v2": Entry(
+        ps.optimistic_adam_v2,
+        {"learning_rate": 0.05, "alpha": 0.7, "beta": 0.4, "b1": 0.8, "b2": 0.95, "eps": 1e-3},
+    ),
+    "optimistic_gradient_descent": Entry(
+        ps.optimistic_gradient_descent, {"learning_rate": 0.1, "alpha": 0.7, "beta": 0.4}
+    ),
     "params_ema": Entry(ps.params_ema, {"decay": 0.9}, keeps_updates=True),
     "params_ema debiased": Entry(
         lambda decay: ps.params_ema(decay, debias=True), {"decay": 0.9}, keeps_updates=True
+    ),
+    "partition": Entry(
+        lambda rate, decay: ps.partition(
+            {"memory": ps.sgd(rate, momentum=decay), "rest": ps.adam(rate, eps=1e-3)},
+            lambda path: "memory" if path in ("", "[0]") or path.endswith("['w']") else None,
+            default_label="rest",
+        ),
+        {"rate": 0.1, "decay": 0.9},
+    ),
+    "polyak_average": Entry(lambda: ps.polyak_average(1), {}, keeps_updates=True),
+    "polyak_sgd": Entry(
+        ps.polyak_sgd,
+        {"max_learning_rate": 0.5, "scaling": 0.9, "f_min": 0.1, "eps": 0.2},
+        {"value": torch.tensor(1.0)},
+    ),
+    "radam": Entry(
+        # Of these the first steps are not rectified, and the others are.
+        ps.radam,
+        {"learning_rate": 0.05, "b1": 0.8, "b2": 0.9, "eps": 1e-3, "threshold": 4.2, "weight_decay": 0.1},
     ),
     "reduce_on_plateau": Entry(
         lambda factor, min_scale: ps.reduce_on_plateau(factor, patience=1, min_scale=min_scale),
         {"factor": 0.5, "min_scale": 0.1},
         {"value": torch.tensor(1.0)},
     ),
+    "rmsprop": Entry(
+        ps.rmsprop,
+        {"learning_rate": 0.05, "decay": 0.8, "eps": 1e-3, "initial_scale": 0.1, "momentum": 0.9},
+    ),
+    "rmsprop torch": Entry(
+        lambda **hyperparams: ps.rmsprop(
+            **hyperparams, eps_in_sqrt=False, centered=True, nesterov=True, lr_in_momentum=False
+        ),
+        {"learning_rate": 0.05, "decay": 0.8, "eps": 1e-3, "momentum": 0.9, "weight_decay": 0.1},
+    ),
+    "rprop": Entry(
+        ps.rprop,
+        {
+            "learning_rate": 0.05,
+            "eta_minus": 0.4,
+            "eta_plus": 1.3,
+            "min_step_size": 0.03,
+            "max_step_size": 0.075,
+        },
+    ),
     "scale": Entry(ps.scale, {"step_size": -0.1}),
+    "scale_by_adadelta": Entry(ps.scale_by_adadelta, {"rho": 0.8, "eps": 1e-3}),
     "scale_by_adam": Entry(ps.scale_by_adam, {"b1": 0.8, "b2": 0.95, "eps": 1e-6, "eps_root": 1e-6}),
     "scale_by_adam nesterov": Entry(
         lambda b1, b2: ps.scale_by_adam(b1, b2, nesterov=True), {"b1": 0.8, "b2": 0.95}
     ),
+    "scale_by_adamax": Entry(ps.scale_by_adamax, {"b1": 0.8, "b2": 0.95, "eps": 1e-3}),
+    "scale_by_adan": Entry(
+        ps.scale_by_adan, {"b1": 0.8, "b2": 0.7, "b3": 0.9, "eps": 1e-3, "eps_root": 1e-3}
+    ),
+    "scale_by_amsgrad": Entry(ps.scale_by_amsgrad, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3}),
+    "scale_by_amsgrad torch": Entry(
+        lambda **hyperparams: ps.scale_by_amsgrad(**hyperparams, max_before_correction=True),
+        {"b1": 0.8, "b2": 0.95, "eps": 1e-3},
+    ),
+    "scale_by_belief": Entry(ps.scale_by_belief, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3}),
+    "scale_by_belief nesterov": Entry(
+        lambda b1, b2: ps.scale_by_belief(b1, b2, nesterov=True), {"b1": 0.8, "b2": 0.95}
+    ),
+    "scale_by_factored_rms": Entry(ps.scale_by_factored_rms, {"decay_rate": 0.7, "epsilon": 1e-2}),
+    "scale_by_factored_rms factored": Entry(
+        lambda decay_rate, epsilon: ps.scale_by_factored_rms(
+            True, decay_rate, min_dim_size_to_factor=2, epsilon=epsilon
+        ),
+        {"decay_rate": 0.7, "epsilon": 1e-2},
+    ),
     "scale_by_learning_rate": Entry(ps.scale_by_learning_rate, {"learning_rate": 0.1}),
+    "scale_by_lion": Entry(ps.scale_by_lion, {"b1": 0.8, "b2": 0.95}),
+    "scale_by_lion refined": Entry(
+        lambda b1, b2: ps.scale_by_lion(b1, b2, mode="refined"), {"b1": 0.8, "b2": 0.95}
+    ),
+    "scale_by_lion smooth": Entry(
+        lambda b1, b2, smooth_beta: ps.scale_by_lion(b1, b2, mode="smooth", smooth_beta=smooth_beta),
+        {"b1": 0.8, "b2": 0.95, "smooth_beta": 2.0},
+    ),
+    "scale_by_nadam": Entry(
+        ps.scale_by_nadam, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3, "momentum_decay": 0.1}
+    ),
+    "scale_by_novograd": Entry(
+        ps.scale_by_novograd, {"b1": 0.8, "b2": 0.5, "eps": 1e-3, "eps_root": 1e-3, "weight_decay": 0.1}
+    ),
+    "scale_by_optimistic_gradient": Entry(ps.scale_by_optimistic_gradient, {"alpha": 0.7, "beta": 0.4}),
+    "scale_by_param_block_norm": Entry(ps.scale_by_param_block_norm, {"min_scale": 1.2}),
+    "scale_by_param_block_rms": Entry(ps.scale_by_param_block_rms, {"min_scale": 0.6}),
+    "scale_by_polyak": Entry(
+        lambda f_min, max_learning_rate, eps: ps.scale_by_polyak(f_min, max_learning_rate, eps, "sps+"),
+        {"f_min": 0.1, "max_learning_rate": 0.1, "eps": 0.2},
+        {"value": torch.tensor(1.0)},
+    ),
     "scale_by_preconditioner": Entry(
         # Like the parameters it will meet, whatever tree they are.
         lambda power: ps.GradientTransformation(
@@ -70,8 +292,65 @@ CATALOGUE: dict[str, Entry] = {
         ),
         {"power": 0.5},
     ),
+    "scale_by_radam": Entry(
+        lambda **hyperparams: ps.scale_by_radam(**hyperparams, nesterov=True, eps_before_correction=True),
+        {"b1": 0.8, "b2": 0.9, "eps": 1e-3, "eps_root": 1e-3, "threshold": 4.2},
+    ),
+    "scale_by_rms": Entry(ps.scale_by_rms, {"decay": 0.8, "eps": 1e-3, "initial_scale": 0.1}),
+    "scale_by_rms corrected": Entry(
+        lambda decay, eps: ps.scale_by_rms(decay, eps, eps_in_sqrt=False, bias_correction=True),
+        {"decay": 0.8, "eps": 1e-3},
+    ),
+    "scale_by_rprop": Entry(
+        ps.scale_by_rprop,
+        {
+            "learning_rate": 0.05,
+            "eta_minus": 0.4,
+            "eta_plus": 1.3,
+            "min_step_size": 0.03,
+            "max_step_size": 0.075,
+        },
+    ),
+    "scale_by_rss": Entry(ps.scale_by_rss, {"initial_accumulator_value": 0.1, "eps": 1e-3}),
     "scale_by_schedule": Entry(
         lambda rate: ps.scale_by_schedule(lambda step: rate / (1 + step.double())), {"rate": 0.1}
+    ),
+    "scale_by_sign": Entry(
+        lambda step_size: ps.chain(ps.scale_by_sign(), ps.scale(step_size)), {"step_size": -0.1}
+    ),
+    "scale_by_sm3": Entry(ps.scale_by_sm3, {"b1": 0.8, "b2": 0.95, "eps": 1e-2}),
+    "scale_by_stddev": Entry(ps.scale_by_stddev, {"decay": 0.8, "eps": 1e-3, "initial_scale": 0.1}),
+    "scale_by_stddev corrected": Entry(
+        # Without an initial scale the first variance is 0 but for round-off.
+        lambda **hyperparams: ps.scale_by_stddev(**hyperparams, eps_in_sqrt=False, bias_correction=True),
+        {"decay": 0.8, "eps": 1e-3, "initial_scale": 0.1},
+    ),
+    "scale_by_trust_ratio": Entry(
+        ps.scale_by_trust_ratio, {"min_norm": 0.6, "trust_coefficient": 0.1, "eps": 0.01}
+    ),
+    "scale_by_yogi": Entry(
+        ps.scale_by_yogi,
+        {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3, "initial_accumulator_value": 0.1},
+    ),
+    "schedule_free": Entry(
+        lambda learning_rate, b1, weight_lr_power: ps.schedule_free(
+            ps.sgd(learning_rate), ps.linear_schedule(0.1, learning_rate, 3), b1, weight_lr_power
+        ),
+        {"learning_rate": 0.5, "b1": 0.9, "weight_lr_power": 2.0},
+    ),
+    "schedule_free_adamw": Entry(
+        lambda **hyperparams: ps.schedule_free_adamw(warmup_steps=2, **hyperparams),
+        {"learning_rate": 0.1, "b1": 0.9, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.1},
+    ),
+    "schedule_free_sgd": Entry(
+        ps.schedule_free_sgd, {"learning_rate": 0.5, "b1": 0.9, "weight_decay": 0.1, "weight_lr_power": 2.0}
+    ),
+    "selective_transform": Entry(
+        lambda rate: ps.selective_transform(ps.adam(rate, eps=1e-3), freeze_mask=lambda path: "w" in path),
+        {"rate": 0.1},
+    ),
+    "set_to_zero": Entry(
+        lambda step_size: ps.chain(ps.set_to_zero(), ps.scale(step_size)), {"step_size": -0.1}
     ),
     "sgd": Entry(ps.sgd, {"learning_rate": 0.1}),
     "sgd every option": Entry(_sgd, {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
@@ -81,6 +360,11 @@ CATALOGUE: dict[str, Entry] = {
         ),
         {"rate": 0.1, "decay": 0.5},
     ),
+    "shrink_by_learning_rate": Entry(ps.shrink_by_learning_rate, {"learning_rate": 0.1}),
+    "sign_sgd": Entry(ps.sign_sgd, {"learning_rate": 0.05}),
+    "signum": Entry(ps.signum, {"learning_rate": 0.05, "beta": 0.8}),
+    "sm3": Entry(ps.sm3, {"learning_rate": 0.1, "momentum": 0.8}),
+    "snapshot": Entry(lambda: ps.snapshot("norm", ps.tree.norm), {}, keeps_updates=True),
     "stateless": Entry(
         lambda factor: ps.stateless(
             lambda updates, params: ps.tree.map(lambda u: (factor * u).to(u.dtype), updates)
@@ -91,10 +375,13 @@ CATALOGUE: dict[str, Entry] = {
         lambda factor: ps.stateless_with_tree_map(lambda u, p: (factor * u + p).to(u.dtype)),
         {"factor": 2.0},
     ),
+    "stochastic_weight_average": Entry(lambda: ps.stochastic_weight_average(1, 2), {}, keeps_updates=True),
     "trace": Entry(ps.trace, {"decay": 0.9}),
     "trace dampened": Entry(
         lambda decay, dampening: ps.trace(decay, dampening=dampening), {"decay": 0.9, "dampening": 0.3}
     ),
+    "yogi": Entry(ps.yogi, {"learning_rate": 0.05, "b1": 0.8, "b2": 0.95, "eps": 1e-3}),
+    "zero_nans": Entry(lambda step_size: ps.chain(ps.zero_nans(), ps.scale(step_size)), {"step_size": -0.1}),
 }
 
 

@@ -26,12 +26,23 @@ SCHEDULES: dict[str, list[float]] = GOLDEN["schedules_at_0_to_24"]
 SPELLED_OUT = {"(normalize,": "(normalize(),", "step%2==0": "lambda step: step % 2 == 0"}
 
 # Where Optax is wrong: the key, then why, and which test holds what is right.
-DEVIATIONS: dict[str, str] = {}
+DEVIATIONS: dict[str, str] = {
+    "adadelta(None)": "forgets the sign and climbs: test_torch_adaptive.py",
+    "scale_by_stddev(bias_correction=True,eps_in_sqrt=False)": "the root of a negative variance is NaN: "
+    "test_moments.py",
+    "rprop(learning_rate=0.05)": "comes one step late; test_signs.py holds torch.optim.Rprop's rule",
+    "adan(learning_rate=0.05)": "1 - b2 where the paper has b2: test_moments.py",
+    "scale_by_adan()": "1 - b2 where the paper has b2: test_moments.py",
+    "scale_by_yogi()": "moves along a gradient of zero: test_moments.py",
+    "yogi(learning_rate=0.05)": "moves along a gradient of zero: test_moments.py",
+}
 
 # Inside a transform Optax evaluates a schedule in float32, since it counts steps in int32: of these
 # trajectories only so many digits are right. All digits of scheduled rates are held in
 # test_schedules.py and test_torch_optim.py.
 SCHEDULED = 1e-7
+# So it does the decay of factored moments; test_blocks.py holds all digits of those.
+IN_FLOAT32 = ("_schedule(", "adafactor(", "scale_by_factored_rms(")
 
 
 def as_call(key: str) -> str:
@@ -106,7 +117,7 @@ def test_the_recorded_inputs_are_the_formulas():
 @pytest.mark.parametrize("key", [key for key in implemented(TRAJECTORIES) if key not in DEVIATIONS])
 def test_a_trajectory_is_the_recorded_one(key: str):
     tx, params = made_by(key), initial_params()
-    tolerance = SCHEDULED if "_schedule(" in key else 1e-12
+    tolerance = SCHEDULED if any(part in key for part in IN_FLOAT32) else 1e-12
     state = tx.init(params)
     for step, want in enumerate(TRAJECTORIES[key]["updates"]):
         updates, state = tx.update(grads_at(step), state, params, **extras_at(step, tx))

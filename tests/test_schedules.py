@@ -54,6 +54,48 @@ CASES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
         {},
         {"schedules": [ps.constant_schedule(0.4), ps.linear_schedule(1.0, 0.0, 5)], "boundaries": [6]},
     ),
+    "cosine_annealing_warm_restarts_schedule": (
+        {"init_value": 0.9, "eta_min": 0.1},
+        {"T_0": 3, "T_mult": 2},
+    ),
+    "cosine_onecycle_schedule": (
+        {"peak_value": 0.9, "div_factor": 5.0, "final_div_factor": 20.0},
+        {"transition_steps": 11},
+    ),
+    "cyclic_schedule": (
+        {"base_value": 0.1, "max_value": 0.9, "gamma": 0.95},
+        {"step_size_up": 3, "step_size_down": 2, "mode": "exp_range"},
+    ),
+    "inverse_sqrt_schedule": ({"init_value": 0.1, "peak_value": 0.9}, {"warmup_steps": 4}),
+    "linear_onecycle_schedule": (
+        {"peak_value": 0.9, "div_factor": 5.0, "final_div_factor": 20.0},
+        {"transition_steps": 11},
+    ),
+    "multiplicative_schedule": (
+        {"init_value": 0.9},
+        {"factor_fn": ps.inverse_time_decay_schedule(1.0, 0.1), "transition_steps": 8},
+    ),
+    "one_cycle_schedule": (
+        {"max_value": 0.9, "div_factor": 5.0, "final_div_factor": 20.0},
+        {"total_steps": 12, "three_phase": True},
+    ),
+    "piecewise_interpolate_schedule": (
+        {"init_value": 0.6},
+        {"interpolate_type": "cosine", "boundaries_and_scales": {3: 0.5, 8: 0.2}},
+    ),
+    "sgdr_schedule": (
+        {},
+        {
+            "cosine_kwargs": [
+                {"init_value": 0.1, "peak_value": 0.9, "warmup_steps": 2, "decay_steps": 5},
+                {"init_value": 0.0, "peak_value": 0.5, "warmup_steps": 0, "decay_steps": 4, "end_value": 0.1},
+            ]
+        },
+    ),
+    "wsd_schedule": (
+        {"init_value": 0.1, "peak_value": 0.9, "end_value": 0.05},
+        {"warmup_steps": 3, "stable_steps": 2, "decay_steps": 6},
+    ),
 }
 
 

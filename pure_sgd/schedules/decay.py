@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from ..errors import check_count, check_hyperparameter
+from ..errors import PureSGDError, check_count, check_hyperparameter
 from ..recipe import recorded
-from .schedule import Number, Schedule, check_constants
+from .schedule import Number, Schedule, check_constants, progress
 
 __all__ = [
     "constant_schedule",
@@ -16,6 +18,7 @@ __all__ = [
     "exponential_decay",
     "inverse_time_decay_schedule",
     "linear_schedule",
+    "multiplicative_schedule",
     "polynomial_schedule",
     "step_schedule",
 ]
@@ -67,7 +70,7 @@ def polynomial_schedule(
     check_count("polynomial_schedule", "transition_begin", transition_begin, low=0)
 
     def schedule(step: torch.Tensor) -> torch.Tensor:
-        left = 1 - _progress(step - transition_begin, transition_steps)
+        left = 1 - progress(step - transition_begin, transition_steps)
         return end_value + (init_value - end_value) * left**power
 
     return Schedule(schedule)
@@ -202,11 +205,48 @@ def cosine_decay_schedule(
     check_count("cosine_decay_schedule", "decay_steps", decay_steps)
 
     def schedule(step: torch.Tensor) -> torch.Tensor:
-        cosine = (1 + torch.cos(math.pi * _progress(step, decay_steps))) / 2
+        cosine = (1 + torch.cos(math.pi * progress(step, decay_steps))) / 2
         return init_value * ((1 - alpha) * cosine**exponent + alpha)
 
     return Schedule(schedule)
 
 
-def _progress(step: torch.Tensor, steps: int) -> torch.Tensor:
-    return (step / steps).clamp(0, 1) if steps else (step >= 0).to(step.dtype)
+@recorded
+def multiplicative_schedule(
+    init_value: Number, factor_fn: Callable[[torch.Tensor], Any], transition_steps: int
+) -> Schedule:
+    """``init_value`` times the factors of all steps so far, ``torch``'s MultiplicativeLR.
+
+        value = init_value * factor_fn(1) * factor_fn(2) * ... * factor_fn(min(step, transition_steps))
+
+    ``factor_fn`` is a schedule: it is given a tensor of steps and returns their factors. The product
+    has an end, ``transition_steps``, so that the value is a function of the step alone.
+
+    Raises:
+        PureSGDError: ``transition_steps`` under 1, a ``factor_fn`` that is no function, or an
+            ``init_value`` that is no number and no 0-d tensor.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> ps.multiplicative_schedule(1.0, lambda step: 1 / step, 3)(torch.arange(5))
+        tensor([1.0000, 1.0000, 0.5000, 0.1667, 0.1667], dtype=torch.float64)
+    """
+    check_constants("multiplicative_schedule", init_value=init_value)
+    check_count("multiplicative_schedule", "transition_steps", transition_steps)
+    if not callable(factor_fn):
+        raise PureSGDError(
+            "multiplicative_schedule",
+            f"factor_fn={factor_fn!r} is not a function of the step",
+            "Pass a schedule, or use exponential_decay for a constant factor",
+        )
+
+    def schedule(step: torch.Tensor) -> torch.Tensor:
+        steps = torch.arange(transition_steps + 1, dtype=step.dtype, device=step.device)
+        factors = torch.zeros_like(steps[1:]) + factor_fn(steps[1:])
+        products = torch.cat([torch.ones_like(factors[:1]), factors.cumprod(0)])
+        so_far = step.clamp(0, transition_steps).long()
+        # Not products[so_far], which asks for the value of a 0-d index while it is compiled.
+        return init_value * products.index_select(0, so_far.reshape(-1)).reshape(step.shape)
+
+    return Schedule(schedule)

@@ -13,11 +13,13 @@ from .decay import cosine_decay_schedule, exponential_decay, linear_schedule
 from .schedule import Number, Schedule, check_constants
 
 __all__ = [
+    "inverse_sqrt_schedule",
     "join_schedules",
     "piecewise_constant_schedule",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
+    "wsd_schedule",
 ]
 
 
@@ -169,3 +171,57 @@ def warmup_exponential_decay_schedule(
         peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value
     )
     return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), decay], [warmup_steps])
+
+
+@recorded
+def inverse_sqrt_schedule(init_value: Number, peak_value: Number, warmup_steps: int) -> Schedule:
+    """A linear warm-up to ``peak_value``, then a fall with the square root of the step.
+
+        value = peak_value * sqrt(warmup_steps / step)        from step = warmup_steps on
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762.
+
+    Raises:
+        PureSGDError: ``warmup_steps`` under 1, or a constant that is no number and no 0-d tensor.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> ps.inverse_sqrt_schedule(0.0, 1.0, 2)(torch.tensor([0, 1, 2, 8, 32]))
+        tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.2500], dtype=torch.float64)
+    """
+    check_constants("inverse_sqrt_schedule", peak_value=peak_value)
+    check_count("inverse_sqrt_schedule", "warmup_steps", warmup_steps)
+    decay = Schedule(lambda step: peak_value * (warmup_steps / (step + warmup_steps)).sqrt())
+    return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), decay], [warmup_steps])
+
+
+@recorded
+def wsd_schedule(
+    init_value: Number,
+    peak_value: Number,
+    warmup_steps: int,
+    stable_steps: int,
+    decay_steps: int,
+    end_value: Number = 0.0,
+) -> Schedule:
+    """Warm-up, stable, decay: up to ``peak_value``, level, and down to ``end_value``, on straight lines.
+
+    Each count is the length of its own part. For another way down, give :func:`join_schedules` the parts.
+    Source: Hu et al. 2024, arXiv:2404.06395.
+
+    Raises:
+        PureSGDError: a negative number of steps, or a constant that is no number and no 0-d tensor.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> ps.wsd_schedule(0.0, 1.0, warmup_steps=2, stable_steps=1, decay_steps=2)(torch.arange(7))
+        tensor([0.0000, 0.5000, 1.0000, 1.0000, 0.5000, 0.0000, 0.0000],
+               dtype=torch.float64)
+    """
+    counts = {"warmup_steps": warmup_steps, "stable_steps": stable_steps, "decay_steps": decay_steps}
+    for name, count in counts.items():
+        check_count("wsd_schedule", name, count, low=0)
+    fall = linear_schedule(peak_value, end_value, decay_steps, stable_steps)
+    return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), fall], [warmup_steps])

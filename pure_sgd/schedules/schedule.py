@@ -14,7 +14,7 @@ import torch
 from ..errors import PureSGDError, check_hyperparameter
 from ..recipe import Recipe
 
-__all__ = ["Number", "Schedule", "as_real", "check_constants", "value_at"]
+__all__ = ["Number", "Schedule", "as_real", "check_constants", "progress", "value_at"]
 
 #: The constants of a schedule may be 0-d tensors, so that they can be mapped over and differentiated.
 Number = float | torch.Tensor
@@ -97,3 +97,15 @@ def as_real(step: int | torch.Tensor) -> torch.Tensor:
     """
     step = torch.as_tensor(step)
     return step.to(torch.float32 if step.device.type == "mps" else torch.float64)
+
+
+def progress(step: torch.Tensor, steps: float) -> torch.Tensor:
+    """The part of ``steps`` that has passed at ``step``, from 0 to 1; without steps, a jump at 0.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.schedules.schedule import progress
+        >>> progress(torch.tensor([-1.0, 1.0, 3.0]), 2)
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    return (step / steps).clamp(0, 1) if steps else (step >= 0).to(step.dtype)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
-from ..errors import check_hyperparameter
+from ..errors import check_count, check_hyperparameter
 from .adaptive import bias_correction
 from .contract import (
     GradientTransformation,
@@ -20,7 +20,13 @@ from .contract import (
     transformation,
 )
 
-__all__ = ["ParamsEmaState", "params_ema"]
+__all__ = [
+    "ParamsAverageState",
+    "ParamsEmaState",
+    "params_ema",
+    "polyak_average",
+    "stochastic_weight_average",
+]
 
 
 class ParamsEmaState(NamedTuple):
@@ -56,9 +62,7 @@ def params_ema(decay: Hyperparameter, debias: bool = False) -> GradientTransform
     check_hyperparameter("params_ema", "decay", decay, low=0, high=1, open_high=True)
 
     def init(params: Params) -> ParamsEmaState:
-        # A copy: the state may be donated, and must not share memory with the parameters.
-        copies = tree.map(lambda p: p.to(tree.wide(p.dtype), copy=True), params)
-        return ParamsEmaState(step_zero(params), copies)
+        return ParamsEmaState(step_zero(params), wide_copy(params))
 
     def update(
         updates: Updates, state: ParamsEmaState, params: Params = None, **extra: Any
@@ -70,5 +74,105 @@ def params_ema(decay: Hyperparameter, debias: bool = False) -> GradientTransform
         new = apply_updates(params, updates)
         average = tree.map(lambda a, p: (a + weight * (p - a)).to(a.dtype), state.average, new)
         return updates, ParamsEmaState(step, average)
+
+    return GradientTransformation(init, update)
+
+
+class ParamsAverageState(NamedTuple):
+    """The uniform average of some of the parameters so far."""
+
+    step: torch.Tensor  # int64, shape ()
+    count: torch.Tensor  # int64, shape (): how many are in the average
+    average: Params  # like params, in at least float32
+
+
+@transformation
+def polyak_average(start: int = 0) -> GradientTransformation:
+    """Follow the mean of the parameters after each update but the first ``start``; the updates pass through.
+
+        average = (params_{start + 1} + ... + params_t) / (t - start)        params_t after t updates
+
+    Until then the average is the parameters themselves. With ``start=0`` this is Polyak-Ruppert averaging,
+    with a later one tail averaging, which forgets the way from where training began. The average has at
+    least float32. Put it last in a chain, and read it with :func:`eval_params`.
+    Sources: Polyak and Juditsky 1992, doi:10.1137/0330046; Jain et al. 2018, arXiv:1610.03774.
+
+    Raises:
+        PureSGDError: a ``start`` that is no int of at least 0, or no ``params`` in ``update``.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> tx = ps.chain(ps.sgd(1.0), ps.polyak_average())
+        >>> params = torch.zeros(1)
+        >>> state = tx.init(params)
+        >>> for _ in range(3):
+        ...     updates, state = tx.update(-torch.ones(1), state, params)
+        ...     params = ps.apply_updates(params, updates)
+        >>> params, ps.eval_params(state, params)
+        (tensor([3.]), tensor([2.]))
+    """
+    return _uniform("polyak_average", start, 1)
+
+
+@transformation
+def stochastic_weight_average(start: int, every: int) -> GradientTransformation:
+    """Follow the mean of the parameters after every ``every``-th update; the updates pass through.
+
+        average = (params_{start + every} + params_{start + 2 * every} + ...) / count
+
+    with ``params_t`` after t updates; until the first of them the average is the parameters themselves.
+    ``start`` and ``every`` count updates: for the end of each epoch from the tenth on, pass ``9 * n`` and
+    ``n``, n the updates of an epoch. The average is that of ``torch.optim.swa_utils.AveragedModel``, updated
+    at these steps. It has at least float32. Put it last in a chain, and read it with :func:`eval_params`.
+    Source: Izmailov et al. 2018, arXiv:1803.05407.
+
+    Raises:
+        PureSGDError: a ``start`` that is no int of at least 0, an ``every`` under 1, or no ``params`` in
+            ``update``.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> tx = ps.chain(ps.sgd(1.0), ps.stochastic_weight_average(start=2, every=2))
+        >>> params = torch.zeros(1)
+        >>> state = tx.init(params)
+        >>> for _ in range(7):
+        ...     updates, state = tx.update(-torch.ones(1), state, params)
+        ...     params = ps.apply_updates(params, updates)
+        >>> params, ps.eval_params(state, params)  # the mean of 4 and 6
+        (tensor([7.]), tensor([5.]))
+    """
+    return _uniform("stochastic_weight_average", start, every)
+
+
+def wide_copy(params: Params) -> Params:
+    """Copies in at least float32: a state may be donated, and must not share memory with the parameters."""
+    return tree.map(lambda p: p.to(tree.wide(p.dtype), copy=True), params)
+
+
+def _uniform(where: str, start: int, every: int) -> GradientTransformation:
+    check_count(where, "start", start, low=0)
+    check_count(where, "every", every)
+
+    def init(params: Params) -> ParamsAverageState:
+        return ParamsAverageState(step_zero(params), step_zero(params), wide_copy(params))
+
+    def update(
+        updates: Updates, state: ParamsAverageState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, ParamsAverageState]:
+        if params is None:
+            raise missing_params(where)
+        step = state.step + 1
+        due = (step > start) & ((step - start) % every == 0)
+        count = state.count + due
+
+        def follow(a: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+            mean = torch.where(count > 1, a + (p - a) / count.clamp(min=1), p)
+            # Chosen rather than weighed: what a skipped step holds, NaN too, leaves no trace.
+            return torch.where(due | (count == 0), mean, a)
+
+        average = tree.map(follow, state.average, apply_updates(params, updates))
+        return updates, ParamsAverageState(step, count, average)
 
     return GradientTransformation(init, update)

@@ -95,14 +95,7 @@ def reduce_on_plateau(
         value: Any = None,
         **extra: Any,
     ) -> tuple[Updates, ReduceOnPlateauState]:
-        if value is None:
-            raise PureSGDError(where, "the extra argument value is missing", "Call update(..., value=loss)")
-        value = torch.as_tensor(value, dtype=state.avg_value.dtype, device=state.count.device)
-        if value.ndim:
-            raise PureSGDError(
-                where, f"value has shape {tuple(value.shape)}, expected one number", "Pass its mean"
-            )
-        new = decide(gather(state, value))
+        new = decide(gather(state, one_value(where, value, state.avg_value)))
         return multiply(updates, new.learning_rate_scale), new
 
     def gather(state: ReduceOnPlateauState, value: torch.Tensor) -> ReduceOnPlateauState:
@@ -134,3 +127,15 @@ def reduce_on_plateau(
         )
 
     return GradientTransformation(init, update)
+
+
+def one_value(where: str, value: Any, like: torch.Tensor) -> torch.Tensor:
+    """The extra argument ``value`` as a 0-d tensor with the dtype and device of ``like``."""
+    if value is None:
+        raise PureSGDError(where, "the extra argument value is missing", "Call update(..., value=loss)")
+    value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if value.ndim:
+        raise PureSGDError(
+            where, f"value has shape {tuple(value.shape)}, expected one number", "Pass its mean"
+        )
+    return value

@@ -6,15 +6,18 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
-from .averaging import ParamsEmaState
+from .averaging import ParamsAverageState, ParamsEmaState
 from .contract import Params, State
+from .lookahead import LookaheadState
+from .masking import MaskedNode
 from .plateau import ReduceOnPlateauState
 from .scaling import ScaleByLearningRateState
+from .schedule_free import ScheduleFreeState
 
 __all__ = ["eval_params", "learning_rate"]
 
 #: States with a field ``average`` that is to be evaluated instead of the parameters.
-AVERAGES = (ParamsEmaState,)
+AVERAGES = (LookaheadState, ParamsAverageState, ParamsEmaState, ScheduleFreeState)
 
 
 def learning_rate(opt_state: State) -> torch.Tensor | None:
@@ -44,8 +47,9 @@ def learning_rate(opt_state: State) -> torch.Tensor | None:
 def eval_params(opt_state: State, params: Params) -> Params:
     """The parameters to evaluate with: the average that ``opt_state`` holds, else ``params`` themselves.
 
-    Leaves come in the dtypes of ``params``; entries of a dict that the average does not cover (buffers)
-    are taken from ``params``.
+    Leaves come in the dtypes of ``params``; those that the average does not cover (buffers, and what a
+    mask leaves out) are taken from ``params``. Of several averages, pass the part of the state that holds
+    the one you mean.
 
     Raises:
         PureSGDError: ``opt_state`` holds more than one average, or one that does not fit ``params``.
@@ -72,6 +76,18 @@ def eval_params(opt_state: State, params: Params) -> Params:
         rest = {name: child for name, child in params.items() if name not in average}
     if rest:
         covered = {name: params[name] for name in average if name in params}
+    average = _without_holes(average, covered)
     tree.check_like(average, covered, "average", "params")
     cast = tree.cast_like(average, covered)
     return {**cast, **rest} if rest else cast
+
+
+def _without_holes(average: Params, params: Params) -> Params:
+    """The average with the leaves of ``params`` where a mask left none."""
+    holes = {path for path, node in tree.walk(average) if isinstance(node, MaskedNode)}
+    own = dict(tree.named_leaves(average))
+    named = tree.named_leaves(params)
+    if not holes or {path for path, _ in named} != holes | own.keys():
+        return average
+    _, rebuild = tree.flatten(params)
+    return rebuild([own.get(path, p) for path, p in named])
