@@ -136,7 +136,7 @@ def test_tensor_hyperparameters_equal_numbers(name: str):
     )
 
 
-def compiled_equals_eager(names: list[str], backend: str) -> None:
+def assert_compiled_equals_eager(names: list[str], backend: str) -> None:
     """Side by side in one compiled function, over steps that change a schedule, without a recompile."""
     transforms = {name: build(CATALOGUE[name]) for name in names}
 
@@ -163,13 +163,13 @@ def compiled_equals_eager(names: list[str], backend: str) -> None:
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_eager_equals_compiled(group: int):
     """Every transform: what the compiler sees, run operation by operation."""
-    compiled_equals_eager(NAMES[group::GROUPS], "aot_eager")
+    assert_compiled_equals_eager(NAMES[group::GROUPS], "aot_eager")
 
 
 def test_eager_equals_inductor():
     """A chosen few, as Inductor writes them: it takes seconds for each."""
     chosen = ["adamw", "clip_by_global_norm", "params_ema debiased", "reduce_on_plateau", "sgd scheduled"]
-    compiled_equals_eager(chosen, "inductor")
+    assert_compiled_equals_eager(chosen, "inductor")
 
 
 class Layer(NamedTuple):

@@ -28,7 +28,7 @@ def by_hand(batches: Any) -> ps.TrainState:
     return state
 
 
-def same(one: Any, other: Any) -> None:
+def assert_same(one: Any, other: Any) -> None:
     assert ps.tree.structure(one) == ps.tree.structure(other)
     assert all(torch.equal(a, b) for a, b in zip(ps.tree.leaves(one), ps.tree.leaves(other), strict=True))
 
@@ -43,17 +43,17 @@ def rows_of(epochs: int, size: int, **options: Any) -> list[torch.Tensor]:
 def test_data_in_memory_is_visited_in_the_order_of_epoch_indices(size: int, replacement: bool, compile: Any):
     state, _ = fit(epochs=2, batch_size=size, seed=7, replacement=replacement, compile=compile)
     rows = rows_of(2, size, replacement=replacement)
-    same(state, by_hand([(X[row], Y[row]) for row in rows]))
+    assert_same(state, by_hand([(X[row], Y[row]) for row in rows]))
 
 
 def test_no_batch_size_is_full_gradient_descent():
-    same(fit(epochs=5).state, by_hand([(X, Y)] * 5))
-    same(fit(epochs=5, batch_size=50).state, by_hand([(X, Y)] * 5))
+    assert_same(fit(epochs=5).state, by_hand([(X, Y)] * 5))
+    assert_same(fit(epochs=5, batch_size=50).state, by_hand([(X, Y)] * 5))
 
 
 def test_n_draws_with_replacement_are_not_the_data_set():
     state, _ = fit(epochs=1, batch_size=50, seed=7, replacement=True)
-    same(state, by_hand([(X[row], Y[row]) for row in rows_of(1, 50, replacement=True)]))
+    assert_same(state, by_hand([(X[row], Y[row]) for row in rows_of(1, 50, replacement=True)]))
 
 
 def test_compiled_from_the_start_gives_the_same_run():
@@ -69,26 +69,26 @@ def test_a_data_loader_and_a_list_give_their_own_batches():
     loader = DataLoader(TensorDataset(X, Y), batch_size=16)
     batches = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 50, 16)]
     expected = by_hand(batches * 9)
-    same(fit(loader, epochs=9).state, expected)
-    same(fit(batches, epochs=9).state, expected)
+    assert_same(fit(loader, epochs=9).state, expected)
+    assert_same(fit(batches, epochs=9).state, expected)
 
 
 def test_a_stream_of_unknown_length():
     stream = ((X[i : i + 5], Y[i : i + 5]) for i in range(0, 50, 5))
     state, history = fit(stream, epochs=1)
-    same(state, by_hand([(X[i : i + 5], Y[i : i + 5]) for i in range(0, 50, 5)]))
+    assert_same(state, by_hand([(X[i : i + 5], Y[i : i + 5]) for i in range(0, 50, 5)]))
     assert history["step"] == [10]
 
 
 def test_an_order_of_ones_own():
     order = [torch.arange(50).reshape(5, 10), torch.arange(49, -1, -1).reshape(5, 10)]
     state, _ = fit(epochs=2, order=lambda epoch: order[epoch])
-    same(state, by_hand([(X[row], Y[row]) for rows in order for row in rows]))
+    assert_same(state, by_hand([(X[row], Y[row]) for rows in order for row in rows]))
 
 
 def test_steps_end_a_run_in_the_middle_of_an_epoch():
     state, history = fit(steps=12, batch_size=10, seed=7)
-    same(state, by_hand([(X[row], Y[row]) for row in rows_of(3, 10)[:12]]))
+    assert_same(state, by_hand([(X[row], Y[row]) for row in rows_of(3, 10)[:12]]))
     assert history["step"] == [5, 10, 12]
     assert history["epoch"] == [0, 1, 2]
 
@@ -96,11 +96,13 @@ def test_steps_end_a_run_in_the_middle_of_an_epoch():
 def test_the_caller_keeps_his_parameters():
     before = ps.tree.map(torch.clone, PARAMS)
     fit(epochs=2, batch_size=10)
-    same(PARAMS, before)
+    assert_same(PARAMS, before)
 
 
 def test_the_history_is_a_plain_dict_of_lists():
-    risk = lambda params: {"loss": LOSS(params, (X, Y)), "b": params["b"]}  # noqa: E731
+    def risk(params: Any) -> dict[str, torch.Tensor]:
+        return {"loss": LOSS(params, (X, Y)), "b": params["b"]}
+
     state, history = fit(epochs=3, batch_size=10, evaluate=risk)
     averaged = ps.eval_params(state.opt_state, state.params)
     assert list(history) == [

@@ -38,7 +38,7 @@ def run(step: Any, steps: int = 6, size: int = 8) -> tuple[ps.TrainState, list[A
     return state, seen
 
 
-def same(one: Any, other: Any, atol: float = 0.0) -> None:
+def assert_same(one: Any, other: Any, atol: float = 0.0) -> None:
     assert ps.tree.structure(one) == ps.tree.structure(other)
     for (path, a), (_, b) in zip(ps.tree.named_leaves(one), ps.tree.named_leaves(other), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=atol, msg=lambda text, path=path: f"{path}: {text}")
@@ -50,7 +50,7 @@ def test_the_step_is_the_three_lines_it_claims_to_be():
     updates, opt_state = TX.update(grads, state.opt_state, state.params)
     expected = ps.TrainState(state.step + 1, ps.apply_updates(state.params, updates), opt_state)
     new, metrics = STEP(state, batch(0))
-    same(new, expected)
+    assert_same(new, expected)
     assert metrics["loss"] == value
     torch.testing.assert_close(metrics["grad_norm"], ps.tree.norm(grads))
     assert metrics["learning_rate"].item() == pytest.approx(0.1)
@@ -60,7 +60,7 @@ def test_the_step_changes_none_of_its_arguments():
     state, data = start(), batch(0)
     before = ps.tree.map(torch.clone, (state, data))
     STEP(state, data)
-    same((state, data), before)
+    assert_same((state, data), before)
 
 
 def test_the_state_owns_its_memory():
@@ -116,7 +116,7 @@ def test_buffers_are_passed_to_the_loss_and_stay():
     state = ps.init_train_state(params, tx)
     for step in (ps.make_step(loss, tx), ps.replay_step(ps.make_step(loss, tx))):
         state, _ = step(state, (X, Y))
-        same(state.params["buffers"], params["buffers"])
+        assert_same(state.params["buffers"], params["buffers"])
     assert state.params["w"].abs().min() > 0
     assert ps.eval_params(state.opt_state, state.params)["buffers"]["count"] == 5
 
@@ -144,7 +144,7 @@ def test_compiled_equals_eager(donate: bool):
         found = run(step, steps=1)
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = run(step)
-    same(found, run(STEP), atol=1e-6)
+    assert_same(found, run(STEP), atol=1e-6)
 
 
 def test_a_donated_state_keeps_its_memory():
@@ -154,14 +154,14 @@ def test_a_donated_state_keeps_its_memory():
     for index in range(3):
         state, _ = step(state, batch(index))
     assert [leaf.data_ptr() for leaf in ps.tree.leaves(state) if leaf.ndim] == addresses
-    same(state, run(STEP, steps=3)[0], atol=1e-6)
+    assert_same(state, run(STEP, steps=3)[0], atol=1e-6)
 
 
 def test_without_donation_the_old_state_stays():
     step = ps.compile_step(STEP, backend="aot_eager")
     state = start()
     step(state, batch(0))
-    same(state, start())
+    assert_same(state, start())
 
 
 def test_a_state_that_shares_memory_cannot_be_donated():
@@ -175,7 +175,7 @@ class TestReplay:
     """A replayed step runs the operations of the step itself."""
 
     def test_it_equals_the_step_bit_for_bit(self):
-        same(run(ps.replay_step(STEP)), run(STEP))
+        assert_same(run(ps.replay_step(STEP)), run(STEP))
 
     def test_it_runs_python_twice_and_then_no_more(self):
         calls = []
@@ -193,7 +193,7 @@ class TestReplay:
     def test_it_keeps_few_recordings(self):
         step = ps.replay_step(STEP)
         for size in range(1, 9):
-            same(run(step, steps=3, size=size), run(STEP, steps=3, size=size))
+            assert_same(run(step, steps=3, size=size), run(STEP, steps=3, size=size))
 
     def test_it_changes_none_of_its_arguments(self):
         step = ps.replay_step(STEP)
@@ -201,7 +201,7 @@ class TestReplay:
             state, data = start(), batch(0)
             before = ps.tree.map(torch.clone, (state, data))
             step(state, data)
-            same((state, data), before)
+            assert_same((state, data), before)
 
     def test_extra_arguments_are_read_anew(self):
         tx = ps.chain(ps.sgd(0.1), ps.reduce_on_plateau(factor=0.5, patience=1))
@@ -216,7 +216,7 @@ class TestReplay:
         for index, value in enumerate([3.0, 3.0, 2.0, 2.5, 2.6]):
             states[0] = plain(states[0], batch(index), value=value)[0]
             states[1] = replayed(states[1], batch(index), value=value)[0]
-        same(states[1], states[0])
+        assert_same(states[1], states[0])
         assert states[0].opt_state[1].learning_rate_scale == 0.125
         assert len(calls) == 2
 
@@ -237,7 +237,7 @@ class TestReplay:
         torch.manual_seed(5)
         expected = run(step)
         torch.manual_seed(5)
-        same(run(ps.replay_step(step)), expected)
+        assert_same(run(ps.replay_step(step)), expected)
 
     def test_a_recording_that_does_not_hold_is_dropped(self):
         """A loss that counts its own calls is not pure: the second call shows it."""
@@ -260,7 +260,7 @@ class TestReplay:
         recording, result = replayed._record(step, (state, data, {}))
         assert recording is not None
         for _ in range(2):
-            same(recording.replay(ps.tree.leaves((state, data, {}))), result)
+            assert_same(recording.replay(ps.tree.leaves((state, data, {}))), result)
 
     def test_a_module_with_batch_statistics(self):
         module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
@@ -276,7 +276,7 @@ class TestReplay:
         replayed = ps.replay_step(step)
         for index in range(5):
             states = [step(states[0], batch(index))[0], replayed(states[1], batch(index))[0]]
-        same(states[1], states[0])
+        assert_same(states[1], states[0])
         assert states[0].params["buffers"]["1.num_batches_tracked"] == 5
 
 
@@ -300,7 +300,7 @@ class TestWhenItPays:
         for index in range(calls):
             data = batch(index, 5 if index == odd else 8)
             state, expected = step(state, data)[0], STEP(expected, data)[0]
-        same(state, expected)
+        assert_same(state, expected)
         return seen
 
     def test_a_short_run_is_left_alone(self, monkeypatch: Any):
