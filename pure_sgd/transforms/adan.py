@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
-from .adaptive import bias_correction
 from .contract import GradientTransformation, Hyperparameter, Params, Updates, step_zero, transformation
-from .moments import check_decays, check_offsets, mean, mean_of_squares, real_zeros
+from .running import bias_correction, check_decays, check_offsets, mean, mean_of_squares, real_zeros
 
 __all__ = ["ScaleByAdanState", "scale_by_adan"]
 

@@ -8,7 +8,6 @@ import torch
 
 from .. import tree
 from ..errors import check_hyperparameter
-from ..schedules import as_real
 from .contract import (
     GradientTransformation,
     Hyperparameter,
@@ -17,6 +16,7 @@ from .contract import (
     step_zero,
     transformation,
 )
+from .running import bias_correction, mean, mean_of_squares
 
 __all__ = ["ScaleByAdamState", "scale_by_adam"]
 
@@ -71,10 +71,8 @@ def scale_by_adam(
         updates: Updates, state: ScaleByAdamState, params: Params = None, **extra: Any
     ) -> tuple[Updates, ScaleByAdamState]:
         t = state.step + 1
-        mu = tree.map(lambda m, u: (b1 * m + (1 - b1) * tree.widened(u)).to(m.dtype), state.mu, updates)
-        nu = tree.map(
-            lambda v, u: (b2 * v + (1 - b2) * _square(u.to(v.dtype))).to(v.dtype), state.nu, updates
-        )
+        mu = mean(b1, state.mu, updates)
+        nu = mean_of_squares(b2, state.nu, updates)
 
         def direction(u: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             now = (1 - b1) * tree.widened(u) / bias_correction(b1, t)
@@ -85,13 +83,3 @@ def scale_by_adam(
         return tree.map(direction, updates, mu, nu), ScaleByAdamState(t, mu, nu)
 
     return GradientTransformation(init, update)
-
-
-def bias_correction(decay: float | torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The weight ``1 - decay**t`` that ``t`` steps of an exponential average have gathered, shape ``()``."""
-    # In float64: 1 - 0.999**1 keeps four digits in float32.
-    return 1 - decay ** as_real(t)
-
-
-def _square(u: torch.Tensor) -> torch.Tensor:
-    return (u * u.conj()).real if u.is_complex() else u * u

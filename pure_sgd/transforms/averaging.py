@@ -8,7 +8,6 @@ import torch
 
 from .. import tree
 from ..errors import check_count, check_hyperparameter
-from .adaptive import bias_correction
 from .contract import (
     GradientTransformation,
     Hyperparameter,
@@ -19,6 +18,7 @@ from .contract import (
     step_zero,
     transformation,
 )
+from .running import bias_correction
 
 __all__ = [
     "ParamsAverageState",

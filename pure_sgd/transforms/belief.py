@@ -7,9 +7,17 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
-from .adaptive import bias_correction
 from .contract import GradientTransformation, Hyperparameter, Params, Updates, step_zero, transformation
-from .moments import check_decays, check_offsets, corrected_mean, filled, mean, real_zeros, squared
+from .running import (
+    bias_correction,
+    check_decays,
+    check_offsets,
+    corrected_mean,
+    filled,
+    mean,
+    real_zeros,
+    squared,
+)
 
 __all__ = ["ScaleByBeliefState", "ScaleByYogiState", "scale_by_belief", "scale_by_yogi"]
 

@@ -9,7 +9,6 @@ import torch
 from .. import tree
 from ..errors import PureSGDError, check_count, check_hyperparameter
 from ..schedules import as_real
-from .adaptive import bias_correction
 from .contract import (
     GradientTransformation,
     Hyperparameter,
@@ -18,6 +17,7 @@ from .contract import (
     step_zero,
     transformation,
 )
+from .running import bias_correction
 
 __all__ = [
     "ApplyEveryState",

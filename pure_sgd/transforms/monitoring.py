@@ -10,7 +10,6 @@ import torch
 from .. import tree
 from ..errors import PureSGDError, check_hyperparameter
 from ..recipe import Recipe, recorded
-from .adaptive import bias_correction
 from .contract import (
     EmptyState,
     GradientTransformation,
@@ -21,6 +20,7 @@ from .contract import (
     transformation,
 )
 from .finding import by_name
+from .running import bias_correction
 
 __all__ = [
     "Measure",

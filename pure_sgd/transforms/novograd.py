@@ -16,7 +16,7 @@ from .contract import (
     step_zero,
     transformation,
 )
-from .moments import check_decays, check_offsets, root, squared
+from .running import check_decays, check_offsets, root, squared
 
 __all__ = ["ScaleByNovogradState", "scale_by_novograd"]
 

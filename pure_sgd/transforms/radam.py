@@ -9,9 +9,16 @@ import torch
 from .. import tree
 from ..errors import check_hyperparameter
 from ..schedules import as_real
-from .adaptive import bias_correction
 from .contract import GradientTransformation, Hyperparameter, Params, Updates, step_zero, transformation
-from .moments import check_decays, check_offsets, corrected_mean, mean, mean_of_squares, real_zeros
+from .running import (
+    bias_correction,
+    check_decays,
+    check_offsets,
+    corrected_mean,
+    mean,
+    mean_of_squares,
+    real_zeros,
+)
 
 __all__ = ["ScaleByRadamState", "scale_by_radam"]
 

@@ -7,9 +7,18 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
-from .adaptive import bias_correction
 from .contract import GradientTransformation, Hyperparameter, Params, Updates, step_zero, transformation
-from .moments import check_decays, check_offsets, filled, mean, mean_of_squares, real_zeros, root, squared
+from .running import (
+    bias_correction,
+    check_decays,
+    check_offsets,
+    filled,
+    mean,
+    mean_of_squares,
+    real_zeros,
+    root,
+    squared,
+)
 
 __all__ = [
     "ScaleByAdadeltaState",
