@@ -373,6 +373,14 @@ def test_batch_length_says_what_is_no_batch(batch: Any, sentence: str):
     assert sentence_of(lambda: tree.batch_length(batch)) == sentence
 
 
+def test_check_real_names_the_complex_leaf():
+    params = {"a": torch.ones(2), "b": [torch.ones(1, dtype=torch.complex128)], "c": None}
+    sentence = r"^clip: updates\['b'\]\[0\] holds torch.complex128, and complex numbers have no order"
+    with pytest.raises(PureSGDError, match=sentence):
+        tree.check_real(params, "updates", "clip")
+    tree.check_real(params["a"], "updates", "clip")
+
+
 def test_everything_here_traces_in_one_piece():
     def everything(params: dict[str, Any]) -> tuple[Any, torch.Tensor, int]:
         tree.check_like(params, params, "updates", "params")

@@ -5,11 +5,14 @@ Here as everywhere, ``P`` stands for a leaf's own axes and ``B`` for a leading a
 
 from .arithmetic import cast_like as cast_like
 from .arithmetic import norm as norm
+from .arithmetic import sum as sum
+from .arithmetic import vdot as vdot
 from .arithmetic import wide as wide
 from .arithmetic import widened as widened
 from .arithmetic import zeros_like as zeros_like
 from .checks import batch_length as batch_length
 from .checks import check_like as check_like
+from .checks import check_real as check_real
 from .checks import select as select
 from .traversal import flatten as flatten
 from .traversal import leaves as leaves

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from .checks import check_like
 from .traversal import Tree, leaves, map
 
-__all__ = ["cast_like", "norm", "wide", "widened", "zeros_like"]
+__all__ = ["cast_like", "norm", "sum", "vdot", "wide", "widened", "zeros_like"]
 
 
 def zeros_like(tree: Tree, dtype: torch.dtype | None = None) -> Tree:
@@ -66,13 +67,53 @@ def norm(tree: Tree) -> torch.Tensor:
         >>> tree.norm({"w": torch.tensor([3.0]), "b": torch.tensor(4.0)})
         tensor(5.)
     """
-    squares = [_sum_of_squares(leaf) for leaf in leaves(tree)]
-    if not squares:
-        return torch.zeros(())
-    total = sum(squares[1:], squares[0])
+    total = _added([_sum_of_squares(leaf) for leaf in leaves(tree)])
     # sqrt has no slope at 0: one that is never used there keeps NaN out of gradients.
     positive = total > 0
     return torch.where(positive, torch.where(positive, total, 1.0).sqrt(), total)
+
+
+def sum(tree: Tree) -> torch.Tensor:
+    """The sum of all entries of all leaves, shape ``()``, in at least float32.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.sum({"w": torch.tensor([3.0, 1.0]), "b": torch.tensor(4.0)})
+        tensor(8.)
+    """
+    return _added([widened(leaf).sum() for leaf in leaves(tree)])
+
+
+def vdot(one: Tree, other: Tree) -> torch.Tensor:
+    """The inner product of two trees, shape ``()``, in at least float32.
+
+    The sum of the products of their entries; for complex leaves the real part of ``conj(one) * other``,
+    so that ``vdot(t, t)`` is ``norm(t)**2``.
+
+    Raises:
+        PureSGDError: trees that differ in structure or shapes.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.vdot({"w": torch.tensor([3.0, 1.0])}, {"w": torch.tensor([1.0, 2.0])})
+        tensor(5.)
+    """
+    check_like(one, other, "one", "other")
+    return _added(leaves(map(_inner_product, one, other)))
+
+
+def _inner_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    product = widened(a).conj() * widened(b)
+    return (product.real if product.is_complex() else product).sum()
+
+
+def _added(numbers: list[torch.Tensor]) -> torch.Tensor:
+    total = torch.zeros(()) if not numbers else numbers[0]
+    for number in numbers[1:]:
+        total = total + number
+    return total
 
 
 def _sum_of_squares(leaf: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from ..errors import PureSGDError
 from .traversal import Tree, children, is_node, leaves, named_leaves, structure, walk
 
-__all__ = ["batch_length", "check_like", "select"]
+__all__ = ["batch_length", "check_like", "check_real", "select"]
 
 
 def check_like(tree: Tree, like: Tree, name: str, like_name: str) -> None:
@@ -35,6 +35,29 @@ params['w']. Nothing is broadcast here: reshape or reduce it first.
     ):
         return
     _explain_difference(tree, like, name, like_name)
+
+
+def check_real(tree: Tree, name: str, where: str) -> None:
+    """Check, for a rule that asks which number is larger, that no leaf of ``tree`` is complex.
+
+    Raises:
+        PureSGDError: names the first leaf that is.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd import tree
+        >>> tree.check_real({"w": torch.ones(2, dtype=torch.complex64)}, "updates", "clip")
+        Traceback (most recent call last):
+        pure_sgd.errors.PureSGDError: clip: updates['w'] holds torch.complex64, and complex numbers have \
+no order. Wrap the rule in split_real_and_imaginary.
+    """
+    for path, leaf in named_leaves(tree, name):
+        if leaf.is_complex():
+            raise PureSGDError(
+                where,
+                f"{path} holds {leaf.dtype}, and complex numbers have no order",
+                "Wrap the rule in split_real_and_imaginary",
+            )
 
 
 def batch_length(batch: Tree, name: str = "batch") -> int:
@@ -62,7 +85,8 @@ def select(mask: Tree, tree: Tree, where: str) -> list[bool]:
     """Resolve ``mask`` to one bool for each leaf of ``tree``, in traversal order.
 
     ``mask`` is ``None`` (every leaf), a tree of bools like ``tree``, a prefix of it (one bool for a whole
-    subtree), or a predicate on the leaf's path such as ``lambda path: not path.endswith("['b']")``.
+    subtree), a predicate on the leaf's path such as ``lambda path: not path.endswith("['b']")``, or a
+    function from ``tree`` to a tree of bools, as in Optax.
 
     Raises:
         PureSGDError: names the place where the mask does not fit.
@@ -75,8 +99,37 @@ def select(mask: Tree, tree: Tree, where: str) -> list[bool]:
     if mask is None:
         return [True for _ in leaves(tree)]
     if callable(mask):
-        return [bool(mask(path)) for path, _ in named_leaves(tree)]
+        mask, by_path = answers(mask, tree)
+        if by_path:
+            return [bool(chosen) for chosen in mask]
     return list(_spread(mask, tree, where, "mask"))
+
+
+def answers(function: Callable[[Any], Any], tree: Tree) -> tuple[Any, bool]:
+    """What ``function`` says of each leaf, given its path, and True; or of the whole tree, and False.
+
+    A function of paths is told from one of the whole tree, which is Optax's way, by what it does with a
+    path: the latter fails, or returns a tree.
+
+    Example:
+        >>> from pure_sgd import tree
+        >>> from pure_sgd.tree.checks import answers
+        >>> answers(lambda path: path.endswith("['w']"), {"b": 1.0, "w": 2.0})
+        ([False, True], True)
+        >>> answers(lambda whole: tree.map(lambda leaf: leaf > 1, whole), {"b": 1.0, "w": 2.0})
+        ({'b': False, 'w': True}, False)
+    """
+    paths = [path for path, _ in named_leaves(tree)]
+    try:
+        found = [function(path) for path in paths]
+    except Exception as at_a_path:
+        try:
+            return function(tree), False
+        except Exception:
+            raise at_a_path from None
+    if any(is_node(answer) for answer in found):
+        return function(tree), False
+    return found, True
 
 
 def _shape(leaf: Any) -> Any:
