@@ -147,6 +147,21 @@ def test_compiled_equals_eager(donate: bool):
     assert_same(found, run(STEP), atol=1e-6)
 
 
+@pytest.mark.slow
+def test_two_programs_may_differ_in_a_number():
+    """As in two runs with two learning rates; dynamo would make the number of the second an input."""
+    for rate in (0.1, 0.2):
+        tx = ps.multi_steps(ps.sgd(rate, momentum=rate), 2)
+        step = ps.make_step(lambda params, x: ((params - x) ** 2).sum(), tx)
+        state = ps.init_train_state(torch.ones(3), tx)
+        compiled = ps.compile_step(step)
+        expected = state
+        for _ in range(2):
+            state, _ = compiled(state, torch.zeros(3))
+            expected, _ = step(expected, torch.zeros(3))
+        assert_same(state, expected, atol=1e-6)
+
+
 def test_a_donated_state_keeps_its_memory():
     step = ps.compile_step(STEP, donate=True, backend="aot_eager")
     state = start()

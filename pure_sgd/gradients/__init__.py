@@ -1,6 +1,39 @@
-"""Empirical risk, and the gradients of a batch and of its examples."""
+"""Empirical risk, the gradients of a batch and of its examples, and the noise in them."""
 
+from .clipping import AdaptiveClipping as AdaptiveClipping
+from .clipping import AdaptiveClippingState as AdaptiveClippingState
+from .clipping import ClippedGrads as ClippedGrads
+from .clipping import adaptive_clipping as adaptive_clipping
+from .clipping import clipped_mean_grads as clipped_mean_grads
+from .moments import GradientMoments as GradientMoments
+from .moments import gradient_moments as gradient_moments
+from .moments import merge_moments as merge_moments
+from .noise import CovarianceSpectrum as CovarianceSpectrum
+from .noise import GradientStatistics as GradientStatistics
+from .noise import GradientStatisticsState as GradientStatisticsState
+from .noise import NoiseScale as NoiseScale
+from .noise import SignalToNoise as SignalToNoise
+from .noise import TopExamples as TopExamples
+from .noise import covariance_spectrum as covariance_spectrum
+from .noise import covariance_vector_product as covariance_vector_product
+from .noise import critical_batch_size as critical_batch_size
+from .noise import empirical_fisher_diagonal as empirical_fisher_diagonal
+from .noise import gradient_diversity as gradient_diversity
+from .noise import gradient_gram_matrix as gradient_gram_matrix
+from .noise import gradient_signal_to_noise as gradient_signal_to_noise
+from .noise import gradient_statistics as gradient_statistics
+from .noise import minibatch_variance as minibatch_variance
+from .noise import noise_scale as noise_scale
+from .noise import noise_scale_from_batch_sizes as noise_scale_from_batch_sizes
+from .noise import per_example_cosines as per_example_cosines
+from .noise import per_example_slopes as per_example_slopes
+from .noise import top_examples as top_examples
+from .norms import per_example_grad_norms as per_example_grad_norms
+from .paths import GradientPath as GradientPath
+from .paths import GradientPaths as GradientPaths
+from .paths import gradient_paths as gradient_paths
 from .per_example import per_example_grads as per_example_grads
+from .risk import EmpiricalRisk as EmpiricalRisk
 from .risk import RiskEstimate as RiskEstimate
 from .risk import empirical_risk as empirical_risk
 from .risk import population_risk as population_risk

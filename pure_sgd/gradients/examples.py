@@ -9,13 +9,28 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
+from .mapping_errors import explained
 
-__all__ = ["Batch", "ExampleLoss", "check_scalar", "over_examples"]
+__all__ = ["Batch", "ExampleLoss", "arguments", "check_scalar", "checked", "over_examples"]
 
 Params = Any
 Batch = Any
 #: ``example_loss(params, *example)``, shape ``()``: the loss of one example, without a batch axis.
 ExampleLoss = Callable[..., torch.Tensor]
+
+
+def arguments(example: Batch) -> tuple[Any, ...]:
+    """What a loss is called with after its parameters, for one example of a batch.
+
+    Example:
+        >>> from pure_sgd.gradients.examples import arguments
+        >>> arguments([1, 2]), arguments({"x": 1})
+        ((1, 2), ({'x': 1},))
+    """
+    # A NamedTuple is one structured example, not a list of arguments.
+    if isinstance(example, (tuple, list)) and not hasattr(example, "_fields"):
+        return tuple(example)
+    return (example,)
 
 
 def check_scalar(value: Any, name: str, advice: str) -> torch.Tensor:
@@ -39,6 +54,24 @@ def check_scalar(value: Any, name: str, advice: str) -> torch.Tensor:
     return value
 
 
+def checked(example_loss: ExampleLoss) -> ExampleLoss:
+    """``example_loss``, with a check that it returns one real number.
+
+    Raises:
+        PureSGDError: when it is called and returns anything else.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.gradients.examples import checked
+        >>> checked(lambda params, x: params * x)(torch.ones(2), torch.ones(2))
+        Traceback (most recent call last):
+        pure_sgd.errors.PureSGDError: example_loss: returned shape (2,), expected shape (). Let it return \
+the loss of one example: a mean over that example's own axes.
+    """
+    advice = "Let it return the loss of one example: a mean over that example's own axes"
+    return lambda params, *example: check_scalar(example_loss(params, *example), "example_loss", advice)
+
+
 def over_examples(
     function: Callable[..., Any], batch: Batch, name: str, chunk_size: int | None = None
 ) -> Any:
@@ -48,7 +81,8 @@ def over_examples(
     for a single argument. Every leaf has the same leading axis.
 
     Raises:
-        PureSGDError: a batch without examples, or whose leaves disagree in length.
+        PureSGDError: a batch without examples, or whose leaves disagree in length; a function that
+            cannot be mapped over examples, with the line that says why.
 
     Example:
         >>> import torch
@@ -64,11 +98,17 @@ def over_examples(
     # vmap sees flat tuples only: it takes no None, and orders dicts in its own way.
     def on_leaves(*example_leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
         nonlocal rebuild_result
-        example = rebuild(list(example_leaves))
-        # A NamedTuple is one structured example, not a list of arguments.
-        as_arguments = isinstance(example, (tuple, list)) and not hasattr(example, "_fields")
-        results, rebuild_result = tree.flatten(function(*example) if as_arguments else function(example))
+        results, rebuild_result = tree.flatten(function(*arguments(rebuild(list(example_leaves)))))
         return tuple(results)
 
-    mapped = torch.func.vmap(on_leaves, chunk_size=chunk_size)(*found)
+    function_of_batch = torch.func.vmap(on_leaves, chunk_size=chunk_size)
+    if torch.compiler.is_compiling():
+        mapped = function_of_batch(*found)  # first: it sets rebuild_result
+        return rebuild_result(list(mapped))
+    try:
+        mapped = function_of_batch(*found)
+    except (RuntimeError, ValueError) as error:
+        if told := explained(error):
+            raise told from error
+        raise
     return rebuild_result(list(mapped))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import check_count
-from .examples import Batch, ExampleLoss, Params, over_examples
+from .examples import Batch, ExampleLoss, Params, checked, over_examples
 from .value_and_grad import value_and_grad
 
 __all__ = ["per_example_grads"]
@@ -35,7 +35,7 @@ def per_example_grads(
     """
     if chunk_size is not None:
         check_count("per_example_grads", "chunk_size", chunk_size)
-    gradient = value_and_grad(example_loss)
+    gradient = value_and_grad(checked(example_loss))
 
     def grads(params: Params, batch: Batch) -> Any:
         return over_examples(lambda *example: gradient(params, *example)[1], batch, "batch", chunk_size)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from ..errors import PureSGDError, check_count
-from .examples import Batch, ExampleLoss, Params, check_scalar, over_examples
+from .examples import Batch, ExampleLoss, Params, checked, over_examples
 
-__all__ = ["RiskEstimate", "empirical_risk", "population_risk"]
-
-EXAMPLE_ADVICE = "Let it return the loss of one example: a mean over that example's own axes"
+__all__ = ["EmpiricalRisk", "RiskEstimate", "empirical_risk", "population_risk"]
 
 
 class RiskEstimate(NamedTuple):
@@ -23,7 +22,28 @@ class RiskEstimate(NamedTuple):
     count: int  # the number of examples
 
 
-def empirical_risk(example_loss: ExampleLoss) -> Callable[[Params, Batch], torch.Tensor]:
+@dataclass(frozen=True)
+class EmpiricalRisk:
+    """A loss of batches, ``loss(params, batch)``, that knows the loss of one example: a mean over them.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> loss = ps.empirical_risk(lambda params, x: (x - params) ** 2)
+        >>> loss(torch.tensor(0.0), (torch.tensor([1.0, 3.0]),))
+        tensor(5.)
+        >>> loss.example_loss(torch.tensor(0.0), torch.tensor(3.0))
+        tensor(9.)
+    """
+
+    example_loss: ExampleLoss
+
+    def __call__(self, params: Params, batch: Batch) -> torch.Tensor:
+        """The mean loss, shape ``()``."""
+        return _losses(self.example_loss, params, batch, None).mean()
+
+
+def empirical_risk(example_loss: ExampleLoss) -> EmpiricalRisk:
     """The mean loss over a batch: ``loss(params, batch)``, shape ``()``.
 
         loss(params, batch) = mean_i example_loss(params, *batch[i])
@@ -43,11 +63,7 @@ def empirical_risk(example_loss: ExampleLoss) -> Callable[[Params, Batch], torch
         >>> loss(torch.zeros(2), (torch.ones(3, 2), torch.tensor([1.0, 2.0, 3.0])))
         tensor(2.3333)
     """
-
-    def loss(params: Params, batch: Batch) -> torch.Tensor:
-        return _losses(example_loss, params, batch, None).mean()
-
-    return loss
+    return EmpiricalRisk(example_loss)
 
 
 def population_risk(
@@ -87,9 +103,5 @@ def population_risk(
 
 
 def _losses(example_loss: ExampleLoss, params: Params, batch: Batch, chunk_size: int | None) -> torch.Tensor:
-    return over_examples(
-        lambda *example: check_scalar(example_loss(params, *example), "example_loss", EXAMPLE_ADVICE),
-        batch,
-        "batch",
-        chunk_size,
-    )
+    loss = checked(example_loss)
+    return over_examples(lambda *example: loss(params, *example), batch, "batch", chunk_size)

@@ -12,7 +12,7 @@ from .. import tree
 from ..errors import PureSGDError
 from .examples import Params, check_scalar
 
-__all__ = ["value_and_grad"]
+__all__ = ["check_differentiable", "value_and_grad"]
 
 # torch.func.grad imports the compiler at its first call, which takes a second: not in the first step.
 import_module("torch._dynamo")
@@ -37,8 +37,7 @@ def value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable[
 
     def evaluate(params: Params, *args: Any) -> tuple[Any, Params]:
         found, rebuild = tree.flatten(params)
-        if not all(isinstance(p, torch.Tensor) and (p.is_floating_point() or p.is_complex()) for p in found):
-            raise _not_differentiable(params)
+        check_differentiable(params)
 
         def on_leaves(leaves: tuple[torch.Tensor, ...]) -> Any:
             out = loss(rebuild(list(leaves)), *args)
@@ -53,16 +52,28 @@ def value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable[
     return evaluate
 
 
-def _not_differentiable(params: Params) -> PureSGDError:
+def check_differentiable(params: Params) -> None:
+    """Check that ``params`` holds only tensors that have a gradient.
+
+    Raises:
+        PureSGDError: names the first leaf that has none.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.gradients.value_and_grad import check_differentiable
+        >>> check_differentiable({"w": torch.ones(2)})
+    """
+    found = tree.leaves(params)
+    if all(isinstance(p, torch.Tensor) and (p.is_floating_point() or p.is_complex()) for p in found):
+        return
     for path, leaf in tree.named_leaves(params, "params"):
         if not isinstance(leaf, torch.Tensor):
-            return PureSGDError(
+            raise PureSGDError(
                 path, f"is a {type(leaf).__name__}, expected a tensor", "Convert it with torch.as_tensor"
             )
         if not (leaf.is_floating_point() or leaf.is_complex()):
-            return PureSGDError(
+            raise PureSGDError(
                 path,
                 f"has dtype {leaf.dtype}, and only floating-point leaves have a gradient",
                 "Convert it, or keep it out of params: close over it, or put it under 'buffers'",
             )
-    return PureSGDError("params", "holds no tensor", "Pass a tree with at least one tensor")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch._dynamo import config
 from torch._dynamo.exc import TorchDynamoException
 
 from .. import tree
@@ -62,12 +64,18 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
 
     program: Callable[..., Any] = torch.compile(donated if donate else step, fullgraph=True, **options)
     owned: TrainState | None = None
+    known: set[tuple[torch.Size, ...]] = set()  # the shapes of the batches that were compiled for
 
     def compiled(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:
         nonlocal owned
         if donate and state is not owned:
             _check_memory(state)
-        with torch.no_grad():
+        shapes = tuple(leaf.shape for leaf in tree.leaves(batch))
+        # Python floats are constants: dynamo would turn one that was another in an earlier program into an
+        # input, and Inductor then fails to compile what torch.cond does with it.
+        constants = nullcontext() if shapes in known else config.patch(specialize_float=True)
+        known.add(shapes)
+        with torch.no_grad(), constants:
             try:
                 result = program(state, batch, **extra)
             except TorchDynamoException:

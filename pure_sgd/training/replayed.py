@@ -68,6 +68,8 @@ def replay_step(step: Step) -> Step:
 
     @torch.no_grad()
     def replayed(state: TrainState, batch: Any, **extra: Any) -> Result:
+        if any(callable(leaf) for leaf in tree.leaves(extra)):
+            return step(state, batch, **extra)
         # A Python number would be recorded as a constant.
         extra = tree.map(torch.as_tensor, extra)
         arguments = (state, batch, extra)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from .. import tree
-from ..errors import PureSGDError
-from ..gradients import value_and_grad
+from ..errors import PureSGDError, check_count
+from ..gradients import EmpiricalRisk, empirical_risk, gradient_moments, noise_scale, value_and_grad
+from ..gradients.examples import ExampleLoss
 from ..transforms import GradientTransformation, apply_updates, extra_args_of, learning_rate
+from ..transforms.wrapping import either
 from .state import BUFFERS, TrainState, trainable
 
 __all__ = ["Metrics", "Step", "make_step"]
@@ -19,7 +21,13 @@ Metrics = dict[str, torch.Tensor]
 Step = Callable[..., tuple[TrainState, Metrics]]
 
 
-def make_step(loss: Callable[..., Any], tx: GradientTransformation, has_aux: bool = False) -> Step:
+def make_step(
+    loss: Callable[..., Any],
+    tx: GradientTransformation,
+    has_aux: bool = False,
+    *,
+    statistics: int | None = None,
+) -> Step:
     """The pure step ``step(state, batch, **extra) -> (state, metrics)``.
 
         value, grads = value_and_grad(loss)(params, batch)
@@ -30,12 +38,19 @@ def make_step(loss: Callable[..., Any], tx: GradientTransformation, has_aux: boo
     tensors of shape ``()``: ``loss`` (before the step), ``grad_norm`` (over all leaves),
     ``learning_rate`` where the state holds one, and what the loss returns beside its value. With
     ``has_aux`` the loss returns ``(value, aux)``, ``aux`` a dict of metrics; its entry ``'buffers'``, if any,
-    replaces ``params['buffers']``. Extra arguments go to ``tx``; a ``value`` that ``tx`` reads and nobody
-    gives is the loss.
+    replaces ``params['buffers']``. Extra arguments go to ``tx``. Of those that ``tx`` reads and nobody gives,
+    ``value`` is the loss, ``grad`` its gradient, ``value_fn(params)`` the loss of this batch at other
+    parameters, as line searches ask for it, and ``grad_fn(params, i)`` its gradient there, as :func:`sam`
+    does.
+
+    Every ``statistics`` steps, the first included, the gradient comes from :func:`gradient_moments`, and
+    metrics hold the terms of :func:`noise_scale`: ``trace_covariance``, ``grad_sq_norm`` and their ratio
+    ``noise_scale``, which at other steps are NaN. ``loss`` is then an :func:`empirical_risk`. Such a step
+    costs as much as two others at most where one pass serves; :func:`gradient_paths` tells.
 
     Raises:
-        PureSGDError: an extra argument that ``tx`` does not read, a loss that is not a scalar, or
-            gradients unlike ``params``.
+        PureSGDError: an extra argument that ``tx`` does not read, a loss that is not a scalar,
+            gradients unlike ``params``, or ``statistics`` of a loss that knows no examples.
 
     Example:
         >>> import torch
@@ -48,6 +63,8 @@ def make_step(loss: Callable[..., Any], tx: GradientTransformation, has_aux: boo
         (tensor(1.), tensor(2.5000))
     """
     reads = extra_args_of(tx)
+    example_loss = None if statistics is None else _example_loss(loss)
+    check_count("make_step", "statistics", 1 if statistics is None else statistics)
 
     def step(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:
         for name in extra:
@@ -63,15 +80,25 @@ def make_step(loss: Callable[..., Any], tx: GradientTransformation, has_aux: boo
         def objective(params: Any, batch: Any) -> Any:
             return loss({**params, **constants} if constants else params, batch)
 
-        value, grads = value_and_grad(objective, has_aux)(params, batch)
-        value, aux = value if has_aux else (value, {})
-        if "value" in reads and "value" not in extra:
-            extra = {**extra, "value": value}
+        noise: Metrics = {}
+        if statistics is None or example_loss is None:
+            value, grads = value_and_grad(objective, has_aux)(params, batch)
+            value, aux = value if has_aux else (value, {})
+        else:
+            due, aux = state.step % statistics == 0, {}
+            value, grads, noise = _with_noise(due, example_loss, params, constants, batch)
+        own = {
+            "value": value,
+            "grad": grads,
+            "value_fn": lambda params: objective(params, batch)[0] if has_aux else objective(params, batch),
+            "grad_fn": lambda params, i: value_and_grad(objective, has_aux)(params, batch)[1],
+        }
+        extra = {**{name: known for name, known in own.items() if name in reads}, **extra}
         updates, opt_state = tx.update(grads, state.opt_state, params, **extra)
         params = apply_updates(params, updates)
         if constants:
             params = {**params, BUFFERS: aux.get(BUFFERS, constants[BUFFERS])}
-        metrics = {"loss": value, "grad_norm": tree.norm(grads)}
+        metrics = {"loss": value, "grad_norm": tree.norm(grads), **noise}
         rate = learning_rate(opt_state)
         if rate is not None:
             metrics["learning_rate"] = rate
@@ -79,3 +106,34 @@ def make_step(loss: Callable[..., Any], tx: GradientTransformation, has_aux: boo
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
+
+
+def _example_loss(loss: Callable[..., Any]) -> ExampleLoss:
+    if isinstance(loss, EmpiricalRisk):
+        return loss.example_loss
+    raise PureSGDError(
+        "make_step", "statistics are of examples, and the loss knows none", "Pass an empirical_risk as loss"
+    )
+
+
+def _with_noise(
+    due: torch.Tensor, example_loss: ExampleLoss, params: Any, constants: dict[str, Any], batch: Any
+) -> tuple[torch.Tensor, Any, Metrics]:
+    """Loss, gradient and noise of a batch; noise is NaN, and costs nothing, where it is not ``due``."""
+
+    def loss(params: Any, *example: Any) -> torch.Tensor:
+        return example_loss({**params, **constants} if constants else params, *example)
+
+    def measured() -> tuple[torch.Tensor, Any, Metrics]:
+        moments = gradient_moments(loss)(params, batch)
+        trace, signal, ratio = noise_scale(moments)
+        noise = {"trace_covariance": trace, "grad_sq_norm": signal, "noise_scale": ratio}
+        return moments.loss, tree.cast_like(moments.mean, params), noise
+
+    def plain() -> tuple[torch.Tensor, Any, Metrics]:
+        value, grads = value_and_grad(empirical_risk(loss))(params, batch)
+        value, unknown = tree.widened(value), tree.norm(grads) * torch.nan
+        names = ("trace_covariance", "grad_sq_norm", "noise_scale")
+        return value, grads, {name: unknown.clone() for name in names}
+
+    return either(due, measured, plain)

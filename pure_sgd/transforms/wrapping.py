@@ -61,18 +61,26 @@ def either(condition: torch.Tensor, yes: Callable[[], Any], no: Callable[[], Any
     """
     if torch.compiler.is_compiling():
         # torch.cond has no rule for several results under vmap, and none for torch.func.grad.
-        return _selected(condition, yes, no) if _within_torch_func() else _branched(condition, yes, no)
-    if condition.is_cuda and torch.cuda.is_current_stream_capturing():
-        return _selected(condition, yes, no)
-    try:
-        holds = bool(condition)
-    except RuntimeError:  # under vmap it is many values at once
+        return _selected(condition, yes, no) if within_torch_func() else _branched(condition, yes, no)
+    holds = known(condition)
+    if holds is None:
         return _selected(condition, yes, no)
     return yes() if holds else no()
 
 
+def known(condition: torch.Tensor) -> bool | None:
+    """The value of a bool tensor of shape ``()``, or None where Python cannot read it."""
+    if torch.compiler.is_compiling() or (condition.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return None
+    try:
+        return bool(condition)
+    except RuntimeError:  # under vmap it is many values at once
+        return None
+
+
 @torch.compiler.assume_constant_result
-def _within_torch_func() -> bool:
+def within_torch_func() -> bool:
+    """Whether a transform of ``torch.func``, such as ``vmap``, is at work."""
     return bool(retrieve_all_functorch_interpreters())
 
 
@@ -84,14 +92,16 @@ def _selected(condition: torch.Tensor, yes: Callable[[], Any], no: Callable[[], 
 
 def _branched(condition: torch.Tensor, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     found, rebuild = tree.flatten(no())
-    if not found:
-        return yes()
 
     # Inductor takes each result of torch.cond for memory of its own, and then merges equal ones (the
-    # update and the buffer of a momentum): one vector for each dtype has no equal.
+    # update and the buffer of a momentum): one vector for each dtype has no equal. A leaf without entries
+    # has nothing to choose, and would come out with other strides, for which all is compiled again.
     groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
     for index, leaf in enumerate(found):
-        groups.setdefault((leaf.dtype, leaf.device), []).append(index)
+        if leaf.numel():
+            groups.setdefault((leaf.dtype, leaf.device), []).append(index)
+    if not groups:
+        return yes()
 
     def packed(leaves: list[torch.Tensor]) -> list[torch.Tensor]:
         return [

@@ -1,0 +1,61 @@
+"""The private parts of torch that the pass needs, all of them: what ``torch.vmap`` has done to a tensor.
+
+``tests/test_gradients_functorch.py`` holds each function to its word, so that a torch that changes one
+of them fails there. Without them everything still works, by way of ``vmap(grad)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
+from types import FunctionType
+from typing import Any
+
+import torch
+
+# By its name as a string, because the type checker takes what is private for a mistake.
+_functorch: Any = import_module("torch._C._functorch")
+
+
+def level() -> int:
+    """How many of torch's transforms (vmap, grad) surround the caller."""
+    return _functorch.maybe_current_level() or 0
+
+
+def is_batched(tensor: Any, at: int) -> bool:
+    """Whether ``tensor`` holds one value for each example of the ``vmap`` at level ``at``, and no more."""
+    return (
+        isinstance(tensor, torch.Tensor)
+        and _functorch.is_batchedtensor(tensor)
+        and _functorch.maybe_get_level(tensor) == at
+    )
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether no transform has wrapped ``tensor``."""
+    return _functorch.maybe_get_level(tensor) == -1
+
+
+def stacked(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The values of all examples as one tensor, and its axis of examples."""
+    return _functorch.get_unwrapped(tensor), _functorch.maybe_get_bdim(tensor)
+
+
+def opened(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A Python function of torch that does its work in the open: without handing itself over whole."""
+    if not isinstance(function, FunctionType):
+        return function
+    names = {**function.__globals__, "has_torch_function": lambda arguments: False}
+    copy = FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+#: How often a tensor has been changed in place.
+version = attrgetter("_version")
+
+#: The tensor that a view looks into, or None.
+base = attrgetter("_base")

@@ -1,0 +1,59 @@
+"""Pictures of gradient noise: what is drawn is what was measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import pure_sgd as ps
+
+plotting = ps.plotting
+
+
+def test_the_variance_of_mini_batches_is_drawn_over_its_law():
+    figure = plotting.plot_minibatch_variance([1, 10, 100], [8.1, 0.79, 0.01], 8.0, 100, [0.1, 0.01, 0.001])
+    (axes,) = figure.axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    law, without = axes.lines[:2]
+    sizes = torch.as_tensor(law.get_xdata())
+    assert (float(sizes[0]), float(sizes[-1])) == (1.0, 100.0)
+    torch.testing.assert_close(torch.as_tensor(law.get_ydata()), 8.0 / sizes)
+    torch.testing.assert_close(torch.as_tensor(without.get_ydata()), 8.0 / sizes * (1 - sizes / 100))
+    points = axes.containers[0].lines[0]
+    assert list(points.get_ydata()) == [8.1, 0.79, 0.01]
+
+
+def test_norms_are_counted_and_the_bound_says_what_it_clips():
+    figure = plotting.plot_gradient_norms(torch.tensor([0.1, 0.2, 0.3, 2.0]), max_norm=1.0, bins=5)
+    (axes,) = figure.axes
+    assert sum(patch.get_height() for patch in axes.patches) == 4
+    assert [line.get_label() for line in axes.lines] == ["median", "bound: 25% are clipped"]
+
+
+def test_the_noise_scale_over_training_leaves_out_what_is_not_positive():
+    numbers = [(4.0, 2.0), (4.0, -1.0), (6.0, 1.0)]
+    scales = [ps.NoiseScale(*map(torch.tensor, (noise, signal, noise / signal))) for noise, signal in numbers]
+    terms, ratio = plotting.plot_noise_scale([0, 10, 20], scales, batch_size=32).axes
+    assert list(terms.lines[0].get_ydata()) == [4.0, 4.0, 6.0]
+    drawn = list(ratio.lines[0].get_ydata())
+    assert drawn[::2] == [2.0, 6.0]
+    assert math.isnan(drawn[1])
+    assert list(ratio.lines[1].get_ydata()) == [32, 32]
+
+
+@pytest.mark.parametrize(
+    "draw, sentence",
+    [
+        (lambda: plotting.plot_minibatch_variance([1, 2], [1.0], 1.0), "2 batch sizes and 1 measurements"),
+        (lambda: plotting.plot_minibatch_variance([], [], 1.0), "0 batch sizes"),
+        (lambda: plotting.plot_gradient_norms(torch.tensor([1.0, math.nan])), "not finite"),
+        (lambda: plotting.plot_gradient_norms(torch.zeros(0)), "holds 0 numbers"),
+        (lambda: plotting.plot_noise_scale([1], []), "1 steps and 0 measurements"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(draw: Any, sentence: str):
+    with pytest.raises(ps.PureSGDError, match=sentence):
+        draw()
