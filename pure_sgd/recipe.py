@@ -62,6 +62,9 @@ def _word(value: Any) -> str:
         return f"[{', '.join(map(_word, value))}]"
     if type(value) is tuple:
         return f"({', '.join(map(_word, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, functools.partial):
+        named = [f"{name}={_word(word)}" for name, word in value.keywords.items()]
+        return f"partial({', '.join([_word(value.func), *map(_word, value.args), *named])})"
     # A schedule or a transform answers with its own recipe; a plain function only has a name.
     if callable(value) and hasattr(value, "__name__"):
         return value.__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -143,32 +144,97 @@ def test_an_average_passes_the_updates_through_and_needs_the_parameters(make: Ca
 
 
 def test_a_warm_up_of_the_decay_is_a_schedule_of_it():
-    path = path_of(
-        ps.chain(ps.sgd(0.1), ps.params_ema(lambda t: torch.clamp((1 + t) / (10 + t), max=0.6))), 12
-    )
+    path = path_of(ps.chain(ps.sgd(0.1), ps.params_ema(ps.ema_warmup_schedule(0.6))), 12)
     average = PARAMS
     for t, (params, state) in enumerate(path):
         decay = min((1 + t) / (10 + t), 0.6)
         average = {k: decay * average[k] + (1 - decay) * params[k] for k in PARAMS}
-        assert_close(ps.eval_params(state, params), average, rtol=1e-6)
+        assert_close(ps.eval_params(state, params), average)
 
 
-def test_the_decay_of_a_uniform_average_is_a_schedule_too():
+def test_a_power_of_zero_is_the_uniform_average():
     numbers = [3.0, 5.0, 1.0, 7.0]
-    uniform = ps.params_ema(ps.Schedule(lambda t: t / (t + 1)))
+    uniform = ps.params_ema(ps.power_ema_schedule(0.0))
     assert follow(uniform, numbers) == pytest.approx(follow(ps.polyak_average(), numbers))
 
 
-def test_several_averages_are_asked_for_one_by_one():
+@pytest.mark.parametrize("gamma", [1.0, 6.94])
+def test_a_power_average_weighs_each_point_by_the_part_of_the_run_that_it_ends(gamma: float):
+    numbers = [3.0, 5.0, 1.0, 7.0, 2.0]
+    for t, got in enumerate(follow(ps.params_ema(ps.power_ema_schedule(gamma)), numbers, 100.0), start=1):
+        # The part from (k - 1) / t to k / t, of which x -> x**(gamma + 1) is the mass.
+        weights = [(k / t) ** (gamma + 1) - ((k - 1) / t) ** (gamma + 1) for k in range(1, t + 1)]
+        assert sum(weights) == pytest.approx(1.0)
+        assert got == pytest.approx(sum(w * x for w, x in zip(weights, numbers[:t], strict=True)))
+
+
+@pytest.mark.parametrize("gamma, width", [(6.94, 0.1), (16.97, 0.05)])
+def test_the_width_of_a_power_average_is_that_of_the_paper(gamma: float, width: float):
+    # The standard deviation of x on [0, 1] with a density of (gamma + 1) * x**gamma.
+    x = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    density = (gamma + 1) * x**gamma
+    mean = (density * x).mean()
+    sigma = (density * (x - mean) ** 2).mean().sqrt().item()
+    assert sigma == pytest.approx(math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2), rel=1e-6)
+    assert sigma == pytest.approx(width, rel=1e-3)
+
+
+def test_several_averages_are_asked_for_by_name():
     names = {"fast": ps.params_ema(0.5), "slow": ps.params_ema(0.9), "tail": ps.polyak_average(2)}
-    params, state = path_of(ps.named_chain(("step", ps.sgd(0.1)), *names.items()), 6)[-1]
-    for name, average in names.items():
-        alone = path_of(ps.chain(ps.sgd(0.1), average), 6)[-1]
-        assert_close(ps.eval_params(state[name], params), ps.eval_params(alone[1], alone[0]))
-    sentence = sentence_of(lambda: ps.eval_params(state, params))
-    assert sentence == (
-        "eval_params: the state holds 3 averages: opt_state['fast'], opt_state['slow'], opt_state['tail']. "
-        "Pass the part of the state that holds the one you mean."
+    for chained in (
+        ps.named_chain(("step", ps.sgd(0.1)), *names.items()),
+        ps.chain(ps.sgd(0.1), ps.multi_steps(ps.named_chain(*names.items()), 1)),
+    ):
+        params, state = path_of(chained, 6)[-1]
+        for name, average in names.items():
+            alone = path_of(ps.chain(ps.sgd(0.1), average), 6)[-1]
+            assert_close(ps.eval_params(state, params, name), ps.eval_params(alone[1], alone[0]))
+
+
+def test_without_a_name_several_averages_are_an_error_that_lists_their_names():
+    averages = ("fast", ps.params_ema(0.5)), ("slow", ps.params_ema(0.9))
+    named = ps.named_chain(("step", ps.sgd(0.1)), *averages)
+    params, state = path_of(named, 2)[-1]
+    assert sentence_of(lambda: ps.eval_params(state, params)) == (
+        "eval_params: the state holds 2 averages: 'fast', 'slow'. "
+        "Name the one you mean, as in eval_params(opt_state, params, 'fast')."
+    )
+    assert sentence_of(lambda: ps.eval_params(state, params, "step")) == (
+        "eval_params: the state holds no average 'step', but 'fast', 'slow'. "
+        "Pass one of these, as in name='fast'."
+    )
+    # The part of the state that holds the one that is meant will do as well.
+    assert_close(ps.eval_params(state["slow"], params), ps.eval_params(state, params, "slow"))
+
+
+def test_an_average_without_a_name_goes_by_its_path():
+    tx = ps.chain(ps.lookahead(ps.chain(ps.sgd(0.1), ps.params_ema(0.5)), 2, 0.5), ps.params_ema(0.9))
+    params, state = path_of(tx, 3)[-1]
+    paths = ["opt_state[0]", "opt_state[0].inner[1]", "opt_state[1]"]
+    assert sentence_of(lambda: ps.eval_params(state, params)) == (
+        f"eval_params: the state holds 3 averages: {', '.join(map(repr, paths))}. "
+        "Name the one you mean, as in eval_params(opt_state, params, 'opt_state[0]')."
+    )
+    for path, average in zip(paths, [state[0], state[0].inner[1], state[1]], strict=True):
+        assert_close(ps.eval_params(state, params, path), average.average)
+
+
+def test_a_name_that_does_not_tell_one_average_is_an_error():
+    both = ps.named_chain(("fast", ps.params_ema(0.5)), ("slow", ps.params_ema(0.9)))
+    params, state = path_of(ps.named_chain(("step", ps.sgd(0.1)), ("ema", both)), 2)[-1]
+    assert sentence_of(lambda: ps.eval_params(state, params, "ema")) == (
+        "eval_params: the state holds 2 averages 'ema': 'fast', 'slow'. "
+        "Name the one you mean, as in eval_params(opt_state, params, 'fast')."
+    )
+    twice = ps.named_chain(("early", both), ("late", both))
+    params, state = path_of(twice, 1)[-1]
+    sentence = sentence_of(lambda: ps.eval_params(state, params, "fast"))
+    paths = "opt_state['early']['fast']", "opt_state['late']['fast']"
+    assert all(path in sentence for path in paths)
+    assert_close(ps.eval_params(state, params, paths[1]), state["late"]["fast"].average)
+    plain = ps.sgd(0.1).init(PARAMS)
+    assert sentence_of(lambda: ps.eval_params(plain, PARAMS, "fast")) == (
+        "eval_params: name='fast', and the state holds no average. Leave name out."
     )
 
 
@@ -188,7 +254,7 @@ def test_each_part_of_the_parameters_may_have_a_decay_of_its_own():
     params, state = path_of(ps.chain(ps.sgd(0.1), parts), 4)[-1]
     for label, decay, name in [("fast", 0.5, "w"), ("slow", 0.9, "b")]:
         whole = path_of(ps.chain(ps.sgd(0.1), ps.params_ema(decay)), 4)[-1][1]
-        got = ps.eval_params(state[1].inner_states[label], params)
+        got = ps.eval_params(state, params, label)
         assert_close(got[name], ps.eval_params(whole, params)[name])
 
 

@@ -412,3 +412,30 @@ def test_what_is_wrong_is_said(call: Callable[[], Any], sentence: str):
     with pytest.raises(ps.PureSGDError) as caught:
         call()
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        ps.scale_by_sm3(b1=0.0, eps=0.0),
+        ps.scale_by_factored_rms(),
+        ps.scale_by_factored_rms(min_dim_size_to_factor=2),
+    ],
+    ids=repr,
+)
+def test_the_squares_of_complex_entries_are_real(tx: ps.GradientTransformation):
+    # Of rank one in magnitude, so that a row and a column hold all of it.
+    grads = torch.tensor([[3 + 4j, -2j], [6 - 8j, 4 + 0j]])
+    out, state = tx.update(grads, tx.init(torch.zeros_like(grads)))
+    torch.testing.assert_close(out, grads / grads.abs(), rtol=1e-5, atol=0.0)
+    squares = state.slices if isinstance(state, ps.ScaleBySm3State) else state.moments
+    assert not any(leaf.is_complex() for leaf in ps.tree.leaves(squares))
+
+
+def test_complex_noise_has_half_of_its_variance_in_each_part():
+    zeros = torch.zeros(20_000, dtype=torch.complex64)
+    tx = ps.add_noise(0.09, 0.0, key=1)
+    noise = tx.update(zeros, tx.init(zeros))[0]
+    for part in (noise.real, noise.imag):
+        assert part.var().item() == pytest.approx(0.045, rel=0.05)
+    assert (noise.real * noise.imag).mean().item() == pytest.approx(0.0, abs=2e-3)

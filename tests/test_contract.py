@@ -12,9 +12,44 @@ from catalogue import CATALOGUE, Entry, grads_of, params_of
 import pure_sgd as ps
 
 NAMES = sorted(CATALOGUE)
+COMPLEX_DTYPES = [torch.complex64, torch.complex128]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 STEPS = 4
 GROUPS = 6  # of transforms compiled together: few compilations, and work for several processes
+
+
+#: Entries that are for real numbers only, and say so: why.
+REAL_ONLY = {
+    "clip": "bounds the number itself: of a complex one either the magnitude or each part could be meant",
+    "cocob": "bets on the sign of every coordinate",
+    "differentially_private_aggregate": "hides real numbers behind real noise",
+    "dpsgd": "hides real numbers behind real noise",
+    "keep_params_nonnegative": "complex numbers are neither negative nor not",
+    "project": "the set of the table is one of real numbers",
+    "rprop": "asks whether a sign has changed",
+    "scale_by_cocob": "bets on the sign of every coordinate",
+    "scale_by_rprop": "asks whether a sign has changed",
+    "scale_by_sophia": "asks whether the curvature is positive",
+    "sophia": "asks whether the curvature is positive",
+}
+WITH_COMPLEX = [name for name in NAMES if name not in REAL_ONLY]
+
+#: Entries whose updates of complex numbers without imaginary part are not those of real numbers: why.
+RANDOM = {
+    "add_noise": "draws another noise for complex numbers",
+    "hutchinson_estimator_diag_hessian": "draws other directions for complex numbers",
+    "noisy_sgd": "draws another noise for complex numbers",
+}
+
+#: Entries whose updates do not turn with the parameters and the gradients: why.
+NOT_TURNING = {
+    **RANDOM,
+    "lbfgs": "asks a loss that does not turn",
+    "sam opaque": "asks a loss that does not turn",
+    "scale_by_backtracking_linesearch": "asks a loss that does not turn",
+    "scale_by_zoom_linesearch": "asks a loss that does not turn",
+    "split_real_and_imaginary": "treats each part on its own: that is what it is for",
+}
 
 
 def build(entry: Entry) -> ps.GradientTransformation:
@@ -71,6 +106,64 @@ def test_the_state_holds_tensors_whose_kind_never_changes(name: str, dtype: torc
     state = run(tx, params, CATALOGUE[name].extra)[1]
     assert meta(state) == meta(first)
     assert ps.tree.structure(state) == ps.tree.structure(first)
+
+
+def complex_run(name: str, dtype: torch.dtype, turn: complex, height: float) -> tuple[list[Any], Any, Any]:
+    """The updates, first and last state of parameters and gradients with an imaginary part, turned."""
+
+    def lifted(values: Any, step: int) -> Any:
+        parts = ps.tree.map(lambda a, b: torch.complex(a, height * b), values, grads_of(values, step + 7))
+        return ps.tree.map(lambda z: (turn * z).to(dtype), parts)
+
+    tx, real = build(CATALOGUE[name]), params_of(torch.float64)
+    params = lifted(real, 0)
+    first = state = tx.init(params)
+    out = []
+    for step in range(STEPS):
+        grads = lifted(grads_of(real, step), step + 1)
+        updates, state = tx.update(grads, state, params, **CATALOGUE[name].extra)
+        params = ps.apply_updates(params, updates)
+        out.append(updates)
+    return out, first, state
+
+
+@pytest.mark.parametrize("dtype", COMPLEX_DTYPES, ids=str)
+@pytest.mark.parametrize("name", WITH_COMPLEX)
+def test_complex_numbers_keep_structure_shape_and_dtype(name: str, dtype: torch.dtype):
+    updates, first, state = complex_run(name, dtype, 1.0, 0.6)
+    assert all(meta(one) == meta(params_of(dtype)) for one in updates)
+    assert all(torch.isfinite(leaf).all() for leaf in ps.tree.leaves(updates))
+    assert meta(state) == meta(first)
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_COMPLEX if name not in RANDOM])
+def test_complex_numbers_without_imaginary_part_are_real_ones(name: str):
+    entry, params = CATALOGUE[name], params_of(torch.float64)
+    state = build(entry).init(params)
+    for step, got in enumerate(complex_run(name, torch.complex128, 1.0, 0.0)[0]):
+        want, state = build(entry).update(grads_of(params, step), state, params, **entry.extra)
+        params = ps.apply_updates(params, want)
+        as_complex = ps.tree.map(lambda u: u.to(torch.complex128), want)
+        assert_equal_trees(got, as_complex, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_COMPLEX if name not in NOT_TURNING])
+def test_turning_the_complex_plane_turns_the_updates(name: str):
+    """So it is where squares are those of the magnitude, and wrong wherever one part weighs more."""
+    turn = complex(0.6, 0.8)
+    turned = complex_run(name, torch.complex128, turn, 0.6)[0]
+    plain = complex_run(name, torch.complex128, 1.0, 0.6)[0]
+    assert_equal_trees(turned, ps.tree.map(lambda u: turn * u, plain), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", REAL_ONLY)
+def test_what_is_for_real_numbers_only_says_so(name: str):
+    with pytest.raises(ps.PureSGDError, match="complex"):
+        complex_run(name, torch.complex64, 1.0, 0.6)
+
+
+def test_every_exception_for_complex_numbers_is_in_the_catalogue():
+    assert {*REAL_ONLY, *NOT_TURNING} <= set(NAMES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

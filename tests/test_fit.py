@@ -139,6 +139,15 @@ def test_a_number_from_evaluate_is_the_loss():
     assert "val_loss_averaged" not in history
 
 
+def test_each_of_several_averages_is_evaluated_under_its_name():
+    tx = ps.chain(ps.sgd(0.1), ps.named_chain(("fast", ps.params_ema(0.5)), ("slow", ps.params_ema(0.9))))
+    state, history = fit(tx=tx, epochs=2, evaluate=lambda params: LOSS(params, (X, Y)))
+    for name in ("fast", "slow"):
+        averaged = ps.eval_params(state.opt_state, state.params, name)
+        assert history[f"val_loss_{name}"][-1] == pytest.approx(LOSS(averaged, (X, Y)).item())
+    assert [key for key in history if key.startswith("val")] == ["val_loss", "val_loss_fast", "val_loss_slow"]
+
+
 def test_early_stopping_ends_the_run():
     values = iter([5.0, 4.0, 4.5, 4.2, 1.0])
     history = fit(

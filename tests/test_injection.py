@@ -203,7 +203,10 @@ def test_the_value_that_is_set_differentiates():
     assert torch.func.grad(end)(torch.tensor(0.2)).item() == pytest.approx(3.0)
 
 
-NUMBER = "Pass a number for it to inject_hyperparams(factory)(name=value), which puts it into the state."
+def remedy(name: str, factory: str = "factory") -> str:
+    return f"make the transform as inject_hyperparams({factory})({name}=0.1), with your factory and number."
+
+
 ANY: Any = "0.1"
 
 
@@ -213,30 +216,31 @@ ANY: Any = "0.1"
         (
             ps.inject_hyperparams(ps.sgd)(ps.linear_schedule(1, 0, 10)),
             {"learning_rate": 0.1},
-            f"set_hyperparams: 'learning_rate' follows a schedule. {NUMBER}",
+            "set_hyperparams: 'learning_rate' follows a schedule. Let the state hold it: "
+            + remedy("learning_rate", "sgd"),
         ),
         (
             ps.trace(ps.linear_schedule(0.5, 0.9, 10)),
             {"decay": 0.1},
-            f"set_hyperparams: 'decay' follows a schedule. {NUMBER}",
+            "set_hyperparams: 'decay' follows a schedule. Let the state hold it: " + remedy("decay"),
         ),
         (
             ps.sgd(0.1),
             {"learning_rate": 0.1},
             "set_hyperparams: 'learning_rate' is fixed where the transform is made, "
-            f"by a number or a schedule. {NUMBER}",
+            "by a number or a schedule. Let the state hold it: " + remedy("learning_rate", "sgd"),
         ),
         (
             ps.inject_hyperparams(ps.adam)(0.1, b1=0.9),
             {"lr": 0.1},
             "set_hyperparams: 'lr' is not in the state, which holds 'learning_rate', 'b1'. "
-            "Use one of these, or inject it: inject_hyperparams(factory)(name=value).",
+            "Use one of these, or put it there: " + remedy("lr"),
         ),
         (
             ps.trace(0.9),
             {"decay": 0.1},
             "set_hyperparams: 'decay' is not in the state, which holds none. "
-            "Use one of these, or inject it: inject_hyperparams(factory)(name=value).",
+            "Use one of these, or put it there: " + remedy("decay"),
         ),
         (
             ps.inject_hyperparams(ps.sgd)(0.1),

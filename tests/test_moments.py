@@ -176,6 +176,19 @@ def test_radam_with_a_short_memory_is_momentum():
     assert torch.func.grad(first)(torch.tensor(0.5)).item() == 0.0
 
 
+def test_radam_divides_at_its_threshold_itself():
+    b2, t = 0.9, torch.tensor(8)
+    rho = 2 / (1 - b2) - 1 - 2 * t * b2 ** t.double() / (1 - b2 ** t.double())
+    at, beyond = (
+        outputs(ps.scale_by_radam(0.0, b2, threshold=threshold))
+        for threshold in (rho, torch.nextafter(rho, rho + 1))
+    )
+    assert at[:7] == beyond[:7] == GRADS[:7]
+    assert at[7] != GRADS[7]
+    assert beyond[7] == GRADS[7]
+    assert at[8:] == beyond[8:]
+
+
 def test_novograd_has_one_second_moment_for_each_leaf():
     params = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(3.0)}
     grads = {"w": torch.tensor([3.0, -4.0]), "b": torch.tensor(-7.0)}
@@ -221,7 +234,11 @@ BAD = [
     (ps.scale_by_amsgrad, {"eps": -1.0}, r"eps=-1.0 lies outside \[0, inf\)"),
     (ps.scale_by_nadam, {"momentum_decay": -1.0}, r"momentum_decay=-1.0 lies outside \[0, inf\)"),
     (ps.scale_by_radam, {"threshold": 3.0}, r"threshold=3.0 lies outside \[4, inf\)"),
+    (ps.scale_by_rms, {"decay": 1.0}, r"decay=1.0 lies outside \[0, 1\)"),
+    (ps.scale_by_rms, {"initial_scale": -1}, r"initial_scale=-1 lies outside \[0, inf\)"),
     (ps.scale_by_rss, {"initial_accumulator_value": -1}, r"initial_accumulator_value=-1 lies outside"),
+    (ps.scale_by_stddev, {"decay": -0.1}, r"decay=-0.1 lies outside \[0, 1\)"),
+    (ps.scale_by_stddev, {"eps": -1}, r"eps=-1 lies outside \[0, inf\)"),
     (ps.scale_by_yogi, {"b2": "0.9"}, r"b2='0.9' is of type str"),
 ]
 
@@ -235,7 +252,14 @@ def test_a_number_out_of_range_is_an_error_that_names_it(rule: Any, settings: di
 def test_second_moments_of_complex_parameters_are_real():
     params = torch.zeros(2, dtype=torch.complex64)
     grads = torch.tensor([3 + 4j, -2j])
-    for tx in (ps.scale_by_amsgrad(), ps.scale_by_adamax(), ps.scale_by_rss(0.0, 0.0)):
+    for tx in (ps.scale_by_adam(), ps.scale_by_amsgrad(), ps.scale_by_adamax(), ps.scale_by_rss(0.0, 0.0)):
         out, state = tx.update(grads, tx.init(params))
         torch.testing.assert_close(out, grads / grads.abs(), rtol=1e-5, atol=0.0)
         assert not state[-1].is_complex()
+
+
+def test_init_compiles_for_a_state_that_begins_afresh():
+    params = {"w": torch.ones(2), "z": torch.ones(2, dtype=torch.complex64)}
+    tx = ps.scale_by_amsgrad()
+    init = torch.compile(tx.init, backend="eager", fullgraph=True)
+    torch.testing.assert_close(init(params), tx.init(params), rtol=0.0, atol=0.0)

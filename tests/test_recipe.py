@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -158,6 +159,10 @@ def not_a_bias(path: str) -> bool:
             "scale_by_preconditioner(tensor([4., 1.]), 0.5)",
         ),
         (lambda: ps.stateless_with_tree_map(torch.mul), "stateless_with_tree_map(mul)"),
+        (
+            lambda: ps.project(partial(ps.projection_box, lower=0.0, upper=halved)),
+            "project(partial(projection_box, lower=0.0, upper=halved))",
+        ),
         (
             lambda: ps.trace(0.9, accumulator_dtype=torch.bfloat16),
             "trace(0.9, accumulator_dtype=torch.bfloat16)",

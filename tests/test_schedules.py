@@ -54,6 +54,7 @@ CASES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
         {},
         {"schedules": [ps.constant_schedule(0.4), ps.linear_schedule(1.0, 0.0, 5)], "boundaries": [6]},
     ),
+    "cosine_annealing_schedule": ({"init_value": 0.9, "eta_min": 0.1}, {"T_max": 4}),
     "cosine_annealing_warm_restarts_schedule": (
         {"init_value": 0.9, "eta_min": 0.1},
         {"T_0": 3, "T_mult": 2},
@@ -66,6 +67,7 @@ CASES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
         {"base_value": 0.1, "max_value": 0.9, "gamma": 0.95},
         {"step_size_up": 3, "step_size_down": 2, "mode": "exp_range"},
     ),
+    "ema_warmup_schedule": ({"decay": 0.35}, {}),
     "inverse_sqrt_schedule": ({"init_value": 0.1, "peak_value": 0.9}, {"warmup_steps": 4}),
     "linear_onecycle_schedule": (
         {"peak_value": 0.9, "div_factor": 5.0, "final_div_factor": 20.0},
@@ -83,6 +85,7 @@ CASES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
         {"init_value": 0.6},
         {"interpolate_type": "cosine", "boundaries_and_scales": {3: 0.5, 8: 0.2}},
     ),
+    "power_ema_schedule": ({"gamma": 1.5}, {}),
     "sgdr_schedule": (
         {},
         {
@@ -163,6 +166,12 @@ CLOSED_FORMS: list[tuple[ps.Schedule, Callable[[int], float]]] = [
         ps.join_schedules([lambda s: 0.1 * s, lambda s: 2.0, lambda s: 3.0 - s], [4, 9]),
         lambda s: 0.1 * s if s < 4 else 2.0 if s < 9 else 3.0 - (s - 9),
     ),
+    (
+        ps.cosine_annealing_schedule(0.3, 13, 0.1),
+        lambda s: 0.1 + 0.2 * (1 + math.cos(math.pi * s / 13)) / 2,
+    ),
+    (ps.ema_warmup_schedule(0.9), lambda s: min(0.9, (1 + s) / (10 + s))),
+    (ps.power_ema_schedule(6.94), lambda s: (1 - 1 / (s + 1)) ** 7.94),
     (ps.warmup_constant_schedule(0.2, 1.0, 8), lambda s: 0.2 + 0.8 * min(s / 8, 1)),
     (
         ps.warmup_cosine_decay_schedule(0.2, 1.0, 10, 50, 0.1),
@@ -391,6 +400,18 @@ def test_a_constant_is_a_number_or_a_tensor_without_axes(name: str, key: str):
         (
             lambda: ps.step_schedule(0.1, 3, -0.5),
             "step_schedule: gamma=-0.5 lies outside (0, inf). Pass a gamma within these bounds.",
+        ),
+        (
+            lambda: ps.cosine_annealing_schedule(0.1, 0),
+            "cosine_annealing_schedule: T_max=0 is not at least 1. Pass a T_max at least 1.",
+        ),
+        (
+            lambda: ps.ema_warmup_schedule(1.0),
+            "ema_warmup_schedule: decay=1.0 lies outside [0, 1). Pass a decay within these bounds.",
+        ),
+        (
+            lambda: ps.power_ema_schedule(-0.5),
+            "power_ema_schedule: gamma=-0.5 lies outside [0, inf). Pass a gamma within these bounds.",
         ),
         (
             lambda: ps.inverse_time_decay_schedule(0.1, -1.0),

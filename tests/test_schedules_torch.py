@@ -61,7 +61,18 @@ def restarts(**settings: Any) -> tuple[ps.Schedule, Callable[[Any], Any]]:
     )
 
 
+def annealing(**settings: Any) -> tuple[ps.Schedule, Callable[[Any], Any]]:
+    return (
+        ps.cosine_annealing_schedule(BASE, **settings),
+        lambda opt: lr_scheduler.CosineAnnealingLR(opt, **settings),
+    )
+
+
 TORCH: dict[str, tuple[ps.Schedule, Callable[[Any], Any]]] = {
+    # Three periods and more: torch goes up again past T_max.
+    "CosineAnnealingLR": annealing(T_max=50),
+    "CosineAnnealingLR to a floor": annealing(T_max=37, eta_min=0.03),
+    "CosineAnnealingLR of one step": annealing(T_max=1, eta_min=0.01),
     "CosineAnnealingWarmRestarts": restarts(T_0=13),
     "CosineAnnealingWarmRestarts of one step": restarts(T_0=1),
     "CosineAnnealingWarmRestarts doubled": restarts(T_0=1, T_mult=2, eta_min=0.03),

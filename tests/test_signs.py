@@ -205,3 +205,12 @@ def test_a_number_out_of_range_is_refused(call: Any, sentence: str):
     with pytest.raises(ps.PureSGDError) as caught:
         call()
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("mode", ["hard", "smooth", "refined"])
+def test_lion_keeps_the_angle_of_complex_numbers(mode: str):
+    sizes, angle = torch.tensor([0.3, 2.0]), torch.tensor([0.6 + 0.8j])
+    tx = ps.scale_by_lion(0.0, mode=mode)
+    want = tx.update(sizes, tx.init(sizes))[0]
+    got = tx.update(angle * sizes, tx.init(angle * sizes))[0]
+    torch.testing.assert_close(got, angle * want)

@@ -85,6 +85,23 @@ def test_adagrad(settings: dict[str, Any], rate: str):
     check(ps.adagrad(learning_rate, eps_in_sqrt=False, **options), torch.optim.Adagrad, schedule, settings)
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_the_learning_rate_of_adagrad_is_the_decayed_one(scheduled: bool):
+    def given(step: int) -> float:
+        return 0.5 - 0.05 * step if scheduled else 0.5
+
+    rate = ps.linear_schedule(0.5, 0.0, 10) if scheduled else 0.5
+    tx, params = ps.adagrad(rate, 0.0, 0.0, lr_decay=0.3), torch.ones(1, dtype=torch.float64)
+    state = tx.init(params)
+    assert ps.learning_rate(state) == 0.5
+    for step in range(4):
+        updates, state = tx.update(torch.ones_like(params), state, params)
+        used = ps.learning_rate(state)
+        assert used is not None
+        assert used.item() == pytest.approx(given(step) / (1 + 0.3 * step), rel=1e-14)
+        assert updates.item() == pytest.approx(-used.item() / (step + 1) ** 0.5)
+
+
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize(
     "settings",

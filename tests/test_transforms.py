@@ -370,8 +370,8 @@ def test_two_averages_are_named_rather_than_chosen_from():
     tx = ps.chain(ps.params_ema(0.5), ps.named_chain(("slow", ps.params_ema(0.99))))
     state = tx.init(PARAMS)
     assert sentence_of(lambda: ps.eval_params(state, PARAMS)) == (
-        "eval_params: the state holds 2 averages: opt_state[0], opt_state[1]['slow']. "
-        "Pass the part of the state that holds the one you mean."
+        "eval_params: the state holds 2 averages: 'opt_state[0]', 'slow'. "
+        "Name the one you mean, as in eval_params(opt_state, params, 'opt_state[0]')."
     )
     assert_close(ps.eval_params(state[1], PARAMS), PARAMS)
 

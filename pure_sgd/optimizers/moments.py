@@ -1,4 +1,4 @@
-"""Optimizers with another second moment than Adam's: AdaBelief, Yogi, RAdam, NovoGrad, Adan."""
+"""Optimizers with another second moment than Adam's: AdaBelief, ACProp, Yogi, RAdam, NovoGrad, Adan."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..transforms import (
     Hyperparameter,
     add_decayed_weights,
     chain,
+    scale_by_acprop,
     scale_by_adan,
     scale_by_belief,
     scale_by_learning_rate,
@@ -17,7 +18,7 @@ from ..transforms import (
     scale_by_yogi,
 )
 
-__all__ = ["adabelief", "adan", "novograd", "radam", "yogi"]
+__all__ = ["acprop", "adabelief", "adan", "novograd", "radam", "yogi"]
 
 
 def adabelief(
@@ -46,6 +47,34 @@ def adabelief(
     decayed = () if weight_decay is None else (add_decayed_weights(weight_decay, weight_decay_mask),)
     rule = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
     return chain(rule, *decayed, scale_by_learning_rate(learning_rate))
+
+
+def acprop(
+    learning_rate: Hyperparameter,
+    b1: Hyperparameter = 0.9,
+    b2: Hyperparameter = 0.999,
+    eps: Hyperparameter = 1e-16,
+    eps_root: Hyperparameter = 1e-16,
+    weight_decay: Hyperparameter = 0.0,
+    mask: Any = None,
+) -> GradientTransformation:
+    """ACProp: :func:`scale_by_acprop`, decoupled weight decay, the learning rate.
+
+    Source: Zhuang et al. 2021, arXiv:2110.05454.
+
+    Raises:
+        PureSGDError: a negative learning rate, eps or weight decay, or ``b1``, ``b2`` outside [0, 1).
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> ps.acprop(1e-3)
+        chain(scale_by_acprop(), add_decayed_weights(), scale_by_learning_rate(0.001))
+    """
+    return chain(
+        scale_by_acprop(b1, b2, eps, eps_root),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
 
 
 def yogi(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import check_hyperparameter
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
     chain,
+    scale,
     scale_by_adam,
     scale_by_learning_rate,
     scale_by_optimistic_gradient,
 )
 
-__all__ = ["optimistic_adam_v2", "optimistic_gradient_descent"]
+__all__ = ["optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent"]
 
 
 def optimistic_gradient_descent(
@@ -34,6 +36,45 @@ def optimistic_gradient_descent(
         chain(scale_by_optimistic_gradient(), scale_by_learning_rate(0.1))
     """
     return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
+
+
+def optimistic_adam(
+    learning_rate: Hyperparameter,
+    optimism: Hyperparameter | None = None,
+    b1: Hyperparameter = 0.9,
+    b2: Hyperparameter = 0.999,
+    eps: Hyperparameter = 1e-8,
+    eps_root: Hyperparameter = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+) -> GradientTransformation:
+    """Optimistic Adam with a rate of its own for the optimism, in place of a share of the learning rate.
+
+        params = params - learning_rate * adam - optimism * (adam - previous adam)
+
+    ``optimism`` is ``learning_rate`` where it is not given, as in the paper. Optax has deprecated its own,
+    which takes no schedule, for :func:`optimistic_adam_v2`; both rates of this one may be schedules.
+    Source: Daskalakis et al. 2018, arXiv:1711.00141.
+
+    Raises:
+        PureSGDError: as :func:`adam`, and for a negative ``optimism``.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> tx = ps.optimistic_adam(0.1, 1.0, nesterov=False)
+        >>> tx.update(torch.tensor([2.0, -0.5]), tx.init(torch.zeros(2)))[0]
+        tensor([-0.1000,  0.1000])
+    """
+    optimism = learning_rate if optimism is None else optimism
+    check_hyperparameter("optimistic_adam", "learning_rate", learning_rate, low=0)
+    check_hyperparameter("optimistic_adam", "optimism", optimism, low=0)
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_optimistic_gradient(learning_rate, optimism),
+        scale(-1.0),
+    )
 
 
 def optimistic_adam_v2(

@@ -15,7 +15,6 @@ from ..transforms import (
     scale_by_learning_rate,
     scale_by_rms,
     scale_by_rss,
-    scale_by_schedule,
     scale_by_stddev,
     trace,
 )
@@ -79,7 +78,7 @@ def adagrad(
 
     The default is Optax's rule. That of ``torch.optim.Adagrad`` is ``adagrad(lr, 0.0, 1e-10,
     eps_in_sqrt=False, lr_decay=lr_decay, weight_decay=weight_decay)``; ``weight_decay * params`` is added
-    to the gradients of the leaves that ``mask`` picks.
+    to the gradients of the leaves that ``mask`` picks. :func:`learning_rate` is the decayed one.
     Source: Duchi, Hazan and Singer 2011, https://jmlr.org/papers/v12/duchi11a.html.
 
     Raises:
@@ -92,8 +91,12 @@ def adagrad(
     """
     decayed = () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
     rule = scale_by_rss(initial_accumulator_value, eps, eps_in_sqrt=eps_in_sqrt)
-    slower = () if lr_decay is None else (scale_by_schedule(inverse_time_decay_schedule(1.0, lr_decay)),)
-    return chain(*decayed, rule, *slower, scale_by_learning_rate(learning_rate))
+    rates = (scale_by_learning_rate(learning_rate),)
+    if lr_decay is not None:
+        # A rate of its own, and no scale: the learning rate of the chain is the product of both.
+        slower = inverse_time_decay_schedule(1.0, lr_decay)
+        rates = (*rates, scale_by_learning_rate(slower, flip_sign=False))
+    return chain(*decayed, rule, *rates)
 
 
 def adadelta(

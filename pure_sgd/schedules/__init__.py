@@ -1,5 +1,8 @@
 """Schedules: pure functions from the step to a value, one kind a file."""
 
+from .averages import ema_warmup_schedule as ema_warmup_schedule
+from .averages import power_ema_schedule as power_ema_schedule
+from .cyclic import cosine_annealing_schedule as cosine_annealing_schedule
 from .cyclic import cosine_annealing_warm_restarts_schedule as cosine_annealing_warm_restarts_schedule
 from .cyclic import cyclic_schedule as cyclic_schedule
 from .cyclic import sgdr_schedule as sgdr_schedule

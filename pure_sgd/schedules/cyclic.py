@@ -1,4 +1,4 @@
-"""Schedules that begin again: cosines with warm restarts, and triangles."""
+"""Schedules that begin again: cosines, with and without warm restarts, and triangles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,41 @@ from ..recipe import recorded
 from .joining import join_schedules, warmup_cosine_decay_schedule
 from .schedule import Number, Schedule, check_constants
 
-__all__ = ["cosine_annealing_warm_restarts_schedule", "cyclic_schedule", "sgdr_schedule"]
+__all__ = [
+    "cosine_annealing_schedule",
+    "cosine_annealing_warm_restarts_schedule",
+    "cyclic_schedule",
+    "sgdr_schedule",
+]
+
+
+@recorded
+def cosine_annealing_schedule(init_value: Number, T_max: int, eta_min: Number = 0.0) -> Schedule:
+    """A cosine from ``init_value`` down to ``eta_min``, up again, and so on.
+
+        value = eta_min + (init_value - eta_min) * (1 + cos(pi * step / T_max)) / 2
+
+    It goes down in ``T_max`` steps and up in as many: ``torch.optim.lr_scheduler.CosineAnnealingLR``, past
+    ``T_max`` too. One that stays down is :func:`cosine_decay_schedule`, one that jumps up
+    :func:`cosine_annealing_warm_restarts_schedule`. Source: Loshchilov and Hutter 2017, arXiv:1608.03983.
+
+    Raises:
+        PureSGDError: ``T_max`` under 1, or a constant that is no number and no 0-d tensor.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> ps.cosine_annealing_schedule(1.0, 2)(torch.arange(7))
+        tensor([1.0000, 0.5000, 0.0000, 0.5000, 1.0000, 0.5000, 0.0000],
+               dtype=torch.float64)
+    """
+    check_constants("cosine_annealing_schedule", init_value=init_value, eta_min=eta_min)
+    check_count("cosine_annealing_schedule", "T_max", T_max)
+
+    def schedule(step: torch.Tensor) -> torch.Tensor:
+        return eta_min + (init_value - eta_min) * (1 + torch.cos(math.pi * step / T_max)) / 2
+
+    return Schedule(schedule)
 
 
 @recorded

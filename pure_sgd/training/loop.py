@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from ..data import batch_source
 from ..errors import PureSGDError, check_count
 from ..transforms import GradientTransformation, eval_params
+from ..transforms.reading import average_names
 from .compiled import compile_step, compile_when_it_pays
 from .state import TrainState, init_train_state
 from .step import Metrics, Step, make_step
@@ -20,6 +21,10 @@ __all__ = ["FitResult", "History", "Record", "fit"]
 Record = dict[str, float]
 #: One list for each quantity, one entry for each record.
 History = dict[str, list[float]]
+
+
+#: Measured at some steps; the ratio of their means is the noise scale.
+NOISE = ("trace_covariance", "grad_sq_norm")
 
 
 class FitResult(NamedTuple):
@@ -47,6 +52,7 @@ def fit(
     callbacks: Sequence[Callable[[Record, TrainState], Any]] = (),
     extra_args: Callable[[Record | None], dict[str, Any]] | None = None,
     has_aux: bool = False,
+    statistics: int | None = None,
     compile: Literal["auto"] | bool = "auto",
     progress: bool = True,
 ) -> FitResult:
@@ -67,7 +73,7 @@ def fit(
         order: ``order(epoch)`` gives the rows of each batch, instead.
         evaluate: ``evaluate(params)`` gives a number or a dict of numbers at each record; they are kept as
             ``val_loss`` or ``val_<name>``, and once more with ``_averaged`` behind for the parameters of
-            :func:`eval_params`, where the optimizer holds an average.
+            :func:`eval_params`, where the optimizer holds an average; of several, with the name of each.
         record_every: Steps between two records; None: one a epoch.
         stop_when: ``stop_when(history)`` ends the run after a record; see :func:`early_stopping`.
         callbacks: Each called as ``callback(record, state)`` after a record, to log or save; the tensors of
@@ -75,6 +81,8 @@ def fit(
         extra_args: ``extra_args(record)`` gives the extra arguments of ``tx`` until the next record, from
             the last one (None before the first): ``{"value": record["val_loss"]}``, say.
         has_aux: Whether ``loss`` returns ``(value, aux)``; see :func:`make_step`.
+        statistics: Measure the gradient noise every so many steps; see :func:`make_step`. A record holds
+            the means of ``trace_covariance`` and ``grad_sq_norm`` since the last one, and their ratio.
         compile: True compiles the step from the start, False never, and ``"auto"`` only when that ends
             sooner: see :func:`compile_when_it_pays`, which takes at least three minutes of
             steps to be left. The state is donated to the compiled step.
@@ -105,7 +113,7 @@ def fit(
         check_count("fit", "record_every", record_every)
     source = batch_source(data, batch_size, seed, replacement, order)
     epochs, total = _length(epochs, steps, source.steps_per_epoch)
-    step = _choose(make_step(loss, tx, has_aux), compile, total)
+    step = _choose(make_step(loss, tx, has_aux, statistics=statistics), compile, total)
     state = init_train_state(params, tx)
     extra = extra_args(None) if extra_args else {}
     history: History = {}
@@ -167,17 +175,23 @@ def _summary(window: list[Metrics]) -> Record:
     record = {}
     for name in window[-1]:
         values = torch.stack([metrics[name].detach() for metrics in window])
-        record[name] = (values[-1] if name == "learning_rate" else values.double().mean()).item()
+        if name in NOISE:  # NaN at the steps that did not measure it
+            record[name] = values.double().nanmean().item()
+        else:
+            record[name] = (values[-1] if name == "learning_rate" else values.double().mean()).item()
+    if set(NOISE) <= record.keys():
+        record["noise_scale"] = record[NOISE[0]] / record[NOISE[1]]
     return record
 
 
 def _evaluation(evaluate: Callable[[Any], Any] | None, state: TrainState) -> Record:
     if evaluate is None:
         return {}
-    averaged = eval_params(state.opt_state, state.params)
     record = _named(evaluate(state.params), "")
-    if averaged is not state.params:
-        record.update(_named(evaluate(averaged), "_averaged"))
+    names = average_names(state.opt_state)
+    for name in names:
+        averaged = eval_params(state.opt_state, state.params, name)
+        record.update(_named(evaluate(averaged), "_averaged" if len(names) == 1 else f"_{name}"))
     return record
 
 

@@ -21,7 +21,7 @@ from .contract import (
 )
 from .wrapping import check_inner, either, extras_for
 
-__all__ = ["MultiStepsState", "multi_steps", "skip_large_updates", "skip_not_finite"]
+__all__ = ["MultiSteps", "MultiStepsState", "multi_steps", "skip_large_updates", "skip_not_finite"]
 
 #: ``f(updates, gradient_step, params) -> (should_skip, skip_state)``: a bool tensor of shape () and a dict.
 ShouldSkip = Callable[[Updates, torch.Tensor, Params], tuple[torch.Tensor, dict[str, torch.Tensor]]]
@@ -122,6 +122,53 @@ def multi_steps(
         )
 
     return GradientTransformation(init, update, extra_args_of(inner))
+
+
+class MultiSteps:
+    """:func:`multi_steps` as Optax spells it, so that code written for Optax runs.
+
+    ``init`` and ``update`` are those of ``multi_steps(opt, every_k_schedule, ...)``, which
+    ``gradient_transformation()`` returns, and which is all that new code needs.
+
+    Raises:
+        PureSGDError: as :func:`multi_steps`.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> opt = ps.MultiSteps(ps.sgd(1.0), every_k_schedule=2)
+        >>> updates, state = opt.update(torch.ones(1), opt.init(torch.zeros(1)))
+        >>> opt.has_updated(state)
+        tensor(False)
+    """
+
+    def __init__(
+        self,
+        opt: GradientTransformation,
+        every_k_schedule: int | torch.Tensor | Callable[[torch.Tensor], Any],
+        use_grad_mean: bool = True,
+        should_skip_update_fn: ShouldSkip | None = None,
+        accumulator_dtype: torch.dtype | None = None,
+    ) -> None:
+        self._tx = multi_steps(opt, every_k_schedule, use_grad_mean, should_skip_update_fn, accumulator_dtype)
+
+    def init(self, params: Params) -> MultiStepsState:
+        """The state before the first mini-step."""
+        return self._tx.init(params)
+
+    def update(
+        self, updates: Updates, state: MultiStepsState, params: Params = None, **extra: Any
+    ) -> tuple[Updates, MultiStepsState]:
+        """One mini-step."""
+        return self._tx.update(updates, state, params, **extra)
+
+    def has_updated(self, state: MultiStepsState) -> torch.Tensor:
+        """Whether the last mini-step was an update of the wrapped transform: a bool of shape ``()``."""
+        return (state.mini_step == 0) & (state.gradient_step > 0)
+
+    def gradient_transformation(self) -> GradientTransformation:
+        """The transform itself, for chains and wrappers."""
+        return self._tx
 
 
 def skip_not_finite(

@@ -16,7 +16,7 @@ from .contract import (
     step_zero,
     transformation,
 )
-from .running import bias_correction, mean, mean_of_squares
+from .running import bias_correction, mean, mean_of_squares, real_zeros
 
 __all__ = ["ScaleByAdamState", "scale_by_adam"]
 
@@ -26,7 +26,7 @@ class ScaleByAdamState(NamedTuple):
 
     step: torch.Tensor  # int64, shape ()
     mu: Updates  # like params, in at least float32
-    nu: Updates  # like params, in at least float32
+    nu: Updates  # like params, real, in at least float32
 
 
 @transformation
@@ -65,7 +65,7 @@ def scale_by_adam(
     check_hyperparameter("scale_by_adam", "eps_root", eps_root, low=0)
 
     def init(params: Params) -> ScaleByAdamState:
-        return ScaleByAdamState(step_zero(params), tree.zeros_like(params, mu_dtype), tree.zeros_like(params))
+        return ScaleByAdamState(step_zero(params), tree.zeros_like(params, mu_dtype), real_zeros(params))
 
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params = None, **extra: Any

@@ -43,8 +43,9 @@ def params_ema(decay: Hyperparameter, debias: bool = False) -> GradientTransform
         average = decay * average + (1 - decay) * (params + updates)
 
     The average begins at the parameters that ``init`` sees. With ``debias`` that beginning has no weight:
-    ``1 - decay`` becomes ``(1 - decay) / (1 - decay**t)``, t counted from 1. The average has at least
-    float32. Put it last in a chain, and read it with :func:`eval_params`.
+    ``1 - decay`` becomes ``(1 - decay) / (1 - decay**t)``, t counted from 1. For a decay that grows pass
+    :func:`ema_warmup_schedule` or :func:`power_ema_schedule`. The average has at least float32. Put it last
+    in a chain, several of them in a :func:`named_chain`, and read it with :func:`eval_params`.
     Source: Polyak and Juditsky 1992, doi:10.1137/0330046; as used in Zhang et al. 2019, arXiv:1907.04164.
 
     Raises:

@@ -1,16 +1,25 @@
-"""Corrections that need no number: updates without a mean, without NaN, within bounds, or none at all."""
+"""Corrections that need no number: updates without a mean, without NaN, within a set, or none at all."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
 from .. import tree
+from ..errors import PureSGDError
 from .combining import stateless
 from .contract import GradientTransformation, Params, Updates, missing_params, transformation
 
-__all__ = ["ZeroNansState", "centralize", "keep_params_nonnegative", "set_to_zero", "zero_nans"]
+__all__ = [
+    "ZeroNansState",
+    "centralize",
+    "keep_params_nonnegative",
+    "project",
+    "set_to_zero",
+    "zero_nans",
+]
 
 
 class ZeroNansState(NamedTuple):
@@ -67,7 +76,7 @@ def keep_params_nonnegative() -> GradientTransformation:
     Parameters that begin at zero or above never fall below.
 
     Raises:
-        PureSGDError: no ``params`` in ``update``.
+        PureSGDError: no ``params`` in ``update``, or complex ones.
 
     Example:
         >>> import torch
@@ -80,9 +89,54 @@ def keep_params_nonnegative() -> GradientTransformation:
     def bounded(updates: Updates, params: Params) -> Updates:
         if params is None:
             raise missing_params("keep_params_nonnegative")
+        tree.check_real(params, "params", "keep_params_nonnegative")
         return tree.map(lambda u, p: torch.maximum(u, -p).to(u.dtype), updates, params)
 
     return stateless(bounded)
+
+
+@transformation
+def project(projection: Callable[[Params], Params]) -> GradientTransformation:
+    """Keep the parameters in a set: put it last in a chain, after the learning rate.
+
+        u = projection(params + u) - params
+
+    ``projection`` is a function of a tree, such as ``projection_simplex`` or
+    ``partial(projection_l2_ball, scale=2.0)``; behind :func:`sgd` this is projected gradient descent. It is
+    given at least float32; what is left of rounding is that of ``params + u``. For a set of some of the
+    leaves wrap this in :func:`masked`, for one set a leaf map over the tree.
+    Sources: Goldstein 1964, doi:10.1090/S0002-9904-1964-11178-2; Levitin and Polyak 1966,
+    doi:10.1016/0041-5553(66)90114-5.
+
+    Raises:
+        PureSGDError: ``projection`` is no function; later, no ``params`` in ``update``, or it returned a
+            tree unlike them.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> tx, params = ps.chain(ps.sgd(1.0), ps.project(ps.projection_simplex)), torch.tensor([0.5, 0.5])
+        >>> updates, _ = tx.update(torch.tensor([-0.3, 0.1]), tx.init(params), params)
+        >>> ps.apply_updates(params, updates)
+        tensor([0.7000, 0.3000])
+    """
+    if not callable(projection) or isinstance(projection, GradientTransformation):
+        raise PureSGDError(
+            "project",
+            f"projection is a {type(projection).__name__}, expected a function of a tree",
+            "Pass the function itself, as in project(projection_simplex)",
+        )
+
+    def projected(updates: Updates, params: Params) -> Updates:
+        if params is None:
+            raise missing_params("project")
+        # Not apply_updates, which would round to the dtype of the parameters before the projection.
+        aim = tree.map(lambda p, u: tree.widened(p) + u, params, updates)
+        nearest = projection(aim)
+        tree.check_like(nearest, params, "projection(params)", "params")
+        return tree.map(lambda q, p, u: (q - p).to(u.dtype), nearest, params, updates)
+
+    return stateless(projected)
 
 
 @transformation

@@ -47,7 +47,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
     ) -> tuple[Updates, tuple[State, ...]]:
         return _run("chain", transforms, updates, state, params, extra)
 
-    return GradientTransformation(init, update, _union(transforms))
+    return GradientTransformation(init, update, _union(transforms), per_example=transforms[0].per_example)
 
 
 @transformation
@@ -84,7 +84,7 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> GradientTran
         updates, states = _run("named_chain", members, updates, states, params, extra)
         return updates, dict(zip(names, states, strict=True))
 
-    return GradientTransformation(init, update, _union(members))
+    return GradientTransformation(init, update, _union(members), per_example=members[0].per_example)
 
 
 @transformation
@@ -162,7 +162,7 @@ def _run(
                 f"nobody reads the extra argument {name!r}; this chain reads {read or 'none'}",
                 "Leave it out, or add the transform that needs it",
             )
-    if params is not None:
+    if params is not None and not transforms[0].per_example:
         tree.check_like(updates, params, "updates", "params")
     new = []
     for tx, state in zip(transforms, states, strict=True):

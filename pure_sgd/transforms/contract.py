@@ -42,7 +42,8 @@ class GradientTransformation(NamedTuple):
     ``update`` returns ``(updates, state)`` with the structure, shapes and dtypes it was given. Updates
     point uphill, as gradients do, until :func:`scale_by_learning_rate` turns them; they are *added* by
     :func:`apply_updates`. The extras that ``update`` reads are its keyword-only parameters, unless
-    ``extra_args`` names them; it receives no others inside a chain. ``repr`` is the recipe.
+    ``extra_args`` names them; it receives no others inside a chain. ``repr`` is the recipe. Where
+    ``per_example`` is True, the updates that come in have a leading axis of examples, and go out without it.
 
     Example:
         >>> import torch
@@ -61,6 +62,7 @@ class GradientTransformation(NamedTuple):
     update: Callable[..., tuple[Updates, State]]
     extra_args: tuple[str, ...] | None = None
     recipe: Recipe | None = None
+    per_example: bool = False
 
     def __repr__(self) -> str:
         if self.recipe is None:
@@ -200,7 +202,8 @@ def _scheduled(
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
         return updates, ScheduledState(state.step + 1, values, inner_state)
 
-    return GradientTransformation(init, update, extra_args_of(at(torch.zeros((), dtype=torch.int64))[0]))
+    first, _ = at(torch.zeros((), dtype=torch.int64))
+    return GradientTransformation(init, update, extra_args_of(first), per_example=first.per_example)
 
 
 def missing_params(where: str) -> PureSGDError:

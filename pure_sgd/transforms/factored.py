@@ -18,21 +18,22 @@ from .contract import (
     step_zero,
     transformation,
 )
+from .running import real_zeros, squared
 
 __all__ = ["ScaleByFactoredRmsState", "ScaleBySm3State", "scale_by_factored_rms", "scale_by_sm3"]
 
 
 class ScaleByFactoredRmsState(NamedTuple):
-    """The mean squares, factored where a leaf is large."""
+    """The mean squares, factored where a leaf is large: real, in at least float32."""
 
     step: torch.Tensor  # int64, shape ()
-    moments: Updates  # for each leaf (row, column), their axes of length 1 kept, or (full,); at least float32
+    moments: Updates  # for each leaf (row, column), their axes of length 1 kept, or (full,)
 
 
 class ScaleBySm3State(NamedTuple):
     """A bound on the sums of squares for every slice of a leaf, and the momentum."""
 
-    slices: Updates  # for each leaf one vector per axis, of that axis' length, in at least float32
+    slices: Updates  # for each leaf one vector per axis, of that axis' length, real, in at least float32
     mu: Updates  # like params, in at least float32
 
 
@@ -86,11 +87,10 @@ def scale_by_factored_rms(
         return (first, second) if factored and second >= 0 and shape[second] >= min_dim_size_to_factor else ()
 
     def init(params: Params) -> ScaleByFactoredRmsState:
-        def zeros(p: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            full = torch.zeros_like(p, dtype=tree.wide(p.dtype))
-            return tuple(full.sum(axis, keepdim=True) for axis in longest_axes(p.shape)) or (full,)
+        def zeros(full: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(full.sum(axis, keepdim=True) for axis in longest_axes(full.shape)) or (full,)
 
-        return ScaleByFactoredRmsState(step_zero(params), tree.map(zeros, params))
+        return ScaleByFactoredRmsState(step_zero(params), tree.map(zeros, real_zeros(params)))
 
     def update(
         updates: Updates, state: ScaleByFactoredRmsState, params: Params = None, **extra: Any
@@ -98,7 +98,7 @@ def scale_by_factored_rms(
         decay = decay_at((state.step - step_offset).clamp(min=0), decay_rate)
 
         def averaged(u: torch.Tensor, moments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            square = tree.widened(u) ** 2 + epsilon
+            square = squared(u) + epsilon
             means = tuple(square.mean(axis, keepdim=True) for axis in longest_axes(u.shape)) or (square,)
             return tuple(
                 (decay * v + (1 - decay) * new).to(v.dtype) for v, new in zip(moments, means, strict=True)
@@ -153,9 +153,9 @@ def scale_by_sm3(
     def init(params: Params) -> ScaleBySm3State:
         def zeros(p: torch.Tensor) -> tuple[torch.Tensor, ...]:
             # A number without axes is its own slice.
-            return tuple(p.new_zeros(size, dtype=tree.wide(p.dtype)) for size in p.shape or ((),))
+            return tuple(p.new_zeros(size) for size in p.shape or ((),))
 
-        return ScaleBySm3State(tree.map(zeros, params), tree.zeros_like(params))
+        return ScaleBySm3State(tree.map(zeros, real_zeros(params)), tree.zeros_like(params))
 
     def update(
         updates: Updates, state: ScaleBySm3State, params: Params = None, **extra: Any
@@ -164,7 +164,7 @@ def scale_by_sm3(
             least = slices[0].reshape(_along(0, u.ndim))
             for axis, one in enumerate(slices[1:], start=1):
                 least = torch.minimum(least, one.reshape(_along(axis, u.ndim)))
-            return (b2 * least + weight * tree.widened(u) ** 2).to(least.dtype)
+            return (b2 * least + weight * squared(u)).to(least.dtype)
 
         def largest(v: torch.Tensor, slices: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             if v.ndim < 2:

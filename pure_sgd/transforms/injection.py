@@ -145,17 +145,18 @@ def set_hyperparams(opt_state: State, **values: Any) -> State:
             raise PureSGDError(
                 "set_hyperparams",
                 f"{name!r} is not in the state, which holds {', '.join(map(repr, known)) or 'none'}",
-                "Use one of these, or inject it: inject_hyperparams(factory)(name=value)",
+                f"Use one of these, or put it there: {_line_that_injects(name)}",
             )
         entry = known[name]
         if entry.fixed:
-            raise PureSGDError("set_hyperparams", f"{name!r} {entry.fixed}", _SET_REMEDY)
+            raise PureSGDError(
+                "set_hyperparams",
+                f"{name!r} {entry.fixed}",
+                f"Let the state hold it: {_line_that_injects(entry.name)}",
+            )
         replaced[entry.path] = _filled(name, value, entry.value)
     _, rebuild = tree.flatten(opt_state)
     return rebuild([replaced.get(path, leaf) for path, leaf in tree.named_leaves(opt_state)])
-
-
-_SET_REMEDY = "Pass a number for it to inject_hyperparams(factory)(name=value), which puts it into the state"
 
 
 def _injected(
@@ -202,7 +203,7 @@ def _injected(
     # Here plain numbers are checked: while a step runs they are tensors, whose values are not.
     first = build({name: at(name, zero) if callable(value) else value for name, value in given.items()})
     check_inner("inject_hyperparams", first)
-    return GradientTransformation(init, update, extra_args_of(first))
+    return GradientTransformation(init, update, extra_args_of(first), per_example=first.per_example)
 
 
 def _is_injected(parameter: inspect.Parameter, value: Any) -> bool:
@@ -262,6 +263,11 @@ def _filled(name: str, value: Any, old: torch.Tensor) -> torch.Tensor:
             "Pass one number, or one for each run of the state",
         )
     return new.expand(old.shape).clone()
+
+
+def _line_that_injects(name: str) -> str:
+    factory = "sgd" if name == "learning_rate" else "factory"
+    return f"make the transform as inject_hyperparams({factory})({name}=0.1), with your factory and number"
 
 
 def _name_of(factory: Callable[..., Any]) -> str:

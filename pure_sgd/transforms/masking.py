@@ -9,6 +9,7 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
+from ..tree.checks import answers
 from ..tree.traversal import children, is_node
 from .combining import stateless
 from .contract import GradientTransformation, Params, State, Updates, extra_args_of, transformation
@@ -132,9 +133,10 @@ def partition(
         u = transforms[label of the leaf](u)
 
     ``param_labels`` is a tree of labels like the parameters, a prefix of one (a label for a whole subtree),
-    or a function from the leaf's path to its label. A leaf that it leaves out, or labels ``None``, has
-    the ``default_label``. Each transform sees the leaves of its own label only, as in :func:`masked`, and
-    receives the extra arguments that it reads. The state is a dict by label.
+    a function from the leaf's path to its label, or one from the whole tree to a tree of labels. A leaf that
+    it leaves out, or labels ``None``, has the ``default_label``. Each transform sees the leaves of its own
+    label only, as in :func:`masked`, and receives the extra arguments that it reads. The state is a dict by
+    label.
 
     Raises:
         PureSGDError: no transform, or something else among them; later, a label without transform, a
@@ -159,10 +161,9 @@ def partition(
 
     def labels_of(like: Params) -> list[Hashable]:
         named = tree.named_leaves(like)
-        if callable(param_labels):
-            given = [param_labels(path) for path, _ in named]
-        else:
-            given = list(_spread(param_labels, like, default_label is not None, "param_labels"))
+        given, flat = answers(param_labels, like) if callable(param_labels) else (param_labels, False)
+        if not flat:
+            given = list(_spread(given, like, default_label is not None, "param_labels"))
         labels: list[Any] = [default_label if label is None else label for label in given]
         for (path, _), label in zip(named, labels, strict=True):
             if label is None:

@@ -36,8 +36,9 @@ def add_noise(
 
         u = u + sqrt(eta / t**gamma) * normal        t counts from 1
 
-    ``key`` is a seed or a key of :mod:`pure_sgd.random`; the state carries it on, so that a run repeats and
-    resumes bit by bit. Draws are in at least float32, and for float32 those of Optax from the same seed.
+    A complex number gets half of the variance in each of its parts. ``key`` is a seed or a key of
+    :mod:`pure_sgd.random`; the state carries it on, so that a run repeats and resumes bit by bit. Draws are
+    in at least float32, and for float32 those of Optax from the same seed.
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
 
     Raises:
@@ -52,8 +53,7 @@ def add_noise(
     """
     check_hyperparameter("add_noise", "eta", eta, low=0)
     check_hyperparameter("add_noise", "gamma", gamma, low=0)
-    first = key if isinstance(key, torch.Tensor) and key.ndim else random.key(key)
-    random.split(first)  # says what is wrong with it
+    first = key_of(key)
 
     def init(params: Params) -> AddNoiseState:
         step = step_zero(params)
@@ -71,9 +71,23 @@ def add_noise(
 
         def noisy(u: torch.Tensor, leaf_key: torch.Tensor) -> torch.Tensor:
             wide = tree.widened(u)
-            return (wide + deviation * random.normal(leaf_key, u.shape, wide.dtype)).to(u.dtype)
+            return (wide + deviation * _normal_like(wide, leaf_key)).to(u.dtype)
 
         noised = [noisy(u, leaf_key) for u, leaf_key in zip(found, keys, strict=False)]
         return rebuild(noised), AddNoiseState(step, carried.clone())
 
     return GradientTransformation(init, update)
+
+
+def key_of(seed: int | torch.Tensor) -> torch.Tensor:
+    """A key of :mod:`pure_sgd.random`: ``seed`` itself if it is one, else the key of that seed."""
+    made = seed if isinstance(seed, torch.Tensor) and seed.ndim else random.key(seed)
+    random.split(made)  # says what is wrong with it
+    return made
+
+
+def _normal_like(u: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Standard normal numbers with the shape and dtype of ``u``."""
+    if not u.is_complex():
+        return random.normal(key, u.shape, u.dtype)
+    return torch.view_as_complex(random.normal(key, (*u.shape, 2), u.real.dtype)) / 2**0.5

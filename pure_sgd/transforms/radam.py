@@ -52,7 +52,8 @@ def scale_by_radam(
 
     ``t`` counts from 1; ``nesterov`` looks one step ahead, as in :func:`scale_by_adam`. The default is
     Optax's rule. With ``eps_before_correction`` it is that of ``torch.optim.RAdam``, whose ``eps`` joins
-    the root before the bias correction: ``(sqrt(nu + eps_root) + eps) / sqrt(1 - b2**t)``.
+    the root before the bias correction: ``(sqrt(nu + eps_root) + eps) / sqrt(1 - b2**t)``. The threshold
+    itself already divides, as in Optax; torch divides beyond it.
     Source: Liu et al. 2020, arXiv:1908.03265.
 
     Raises:

@@ -66,8 +66,7 @@ def scale_by_rms(
         >>> tx.update(torch.tensor([3.0, -0.2]), tx.init(torch.zeros(2)))[0]
         tensor([ 3.1623, -3.1623])
     """
-    check_decays("scale_by_rms", decay=decay)
-    check_offsets("scale_by_rms", eps=eps, initial_scale=initial_scale)
+    _check_average("scale_by_rms", decay, eps, initial_scale)
 
     def init(params: Params) -> ScaleByRmsState:
         return ScaleByRmsState(step_zero(params), filled(params, initial_scale))
@@ -122,8 +121,7 @@ def scale_by_stddev(
         >>> tx.update(torch.tensor([3.0, -0.2]), tx.init(torch.zeros(2)))[0]
         tensor([ 3.3333, -3.3333])
     """
-    check_decays("scale_by_stddev", decay=decay)
-    check_offsets("scale_by_stddev", eps=eps, initial_scale=initial_scale)
+    _check_average("scale_by_stddev", decay, eps, initial_scale)
 
     def init(params: Params) -> ScaleByStddevState:
         return ScaleByStddevState(step_zero(params), tree.zeros_like(params), filled(params, initial_scale))
@@ -238,6 +236,11 @@ def scale_by_adadelta(rho: Hyperparameter = 0.9, eps: Hyperparameter = 1e-6) -> 
         return tree.cast_like(out, updates), ScaleByAdadeltaState(nu, nu_out)
 
     return GradientTransformation(init, update)
+
+
+def _check_average(where: str, decay: Any, eps: Any, initial_scale: Any) -> None:
+    check_decays(where, decay=decay)
+    check_offsets(where, eps=eps, initial_scale=initial_scale)
 
 
 def _weight(decay: Any, t: torch.Tensor, corrected: bool) -> Any:

@@ -57,7 +57,7 @@ def root(x: torch.Tensor) -> torch.Tensor:
 
 def real_zeros(params: Params) -> Updates:
     """Zeros for second moments: real, in at least float32."""
-    return tree.map(lambda p: torch.zeros_like(p, dtype=tree.wide(p.dtype).to_real()), params)
+    return tree.map(lambda p: torch.zeros_like(p.real, dtype=tree.wide(p.real.dtype)), params)
 
 
 def filled(params: Params, value: Any) -> Updates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -59,8 +60,8 @@ def scale_by_lion(
              tanh(smooth_beta * x)         mode="smooth"
              clip(x, -1, 1)                mode="refined"
 
-    The mean has the shapes of the updates and at least float32, or ``mu_dtype``.
-    Source: Chen et al. 2023, arXiv:2302.06675.
+    Of complex numbers the magnitude is changed in this way and the angle stays. The mean has the shapes of
+    the updates and at least float32, or ``mu_dtype``. Source: Chen et al. 2023, arXiv:2302.06675.
 
     Raises:
         PureSGDError: ``b1`` or ``b2`` outside [0, 1), a negative ``smooth_beta``, or an unknown mode.
@@ -77,8 +78,8 @@ def scale_by_lion(
     check_hyperparameter("scale_by_lion", "smooth_beta", smooth_beta, low=0)
     signs = {
         "hard": torch.sgn,
-        "smooth": lambda x: torch.tanh(smooth_beta * x),
-        "refined": lambda x: x.clamp(-1, 1),
+        "smooth": lambda x: _in_magnitude(lambda size: torch.tanh(smooth_beta * size), x),
+        "refined": lambda x: _in_magnitude(lambda size: size.clamp(-1, 1), x),
     }
     if mode not in signs:
         raise PureSGDError(
@@ -124,7 +125,7 @@ def scale_by_rprop(
 
     Raises:
         PureSGDError: a negative ``learning_rate`` or bound, ``eta_minus`` outside (0, 1), or ``eta_plus``
-            of at most 1.
+            of at most 1; later, complex updates.
 
     Example:
         >>> import torch
@@ -155,6 +156,7 @@ def scale_by_rprop(
     def update(
         updates: Updates, state: ScaleByRpropState, params: Params = None, **extra: Any
     ) -> tuple[Updates, ScaleByRpropState]:
+        tree.check_real(updates, "updates", "scale_by_rprop")
         # The product of the signs, since that of the updates themselves can underflow.
         turns = tree.map(lambda u, before: u.sgn() * before.sgn(), updates, state.previous)
 
@@ -174,3 +176,8 @@ def scale_by_rprop(
         return out, ScaleByRpropState(step_sizes, previous)
 
     return GradientTransformation(init, update)
+
+
+def _in_magnitude(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """An odd function of real numbers; of complex ones that of their magnitudes, at their angles."""
+    return x.sgn() * function(x.abs()) if x.is_complex() else function(x)
