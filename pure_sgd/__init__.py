@@ -9,6 +9,7 @@ from . import plotting as plotting
 from . import random as random
 from . import tree as tree
 from .data import epoch_indices as epoch_indices
+from .data import poisson_indices as poisson_indices
 from .errors import PureSGDError as PureSGDError
 from .gradients import AdaptiveClipping as AdaptiveClipping
 from .gradients import AdaptiveClippingState as AdaptiveClippingState
@@ -334,6 +335,7 @@ from .transforms import scale_by_trust_ratio as scale_by_trust_ratio
 from .transforms import scale_by_yogi as scale_by_yogi
 from .transforms import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from .transforms import schedule_free as schedule_free
+from .transforms import schedule_free_eval_params as schedule_free_eval_params
 from .transforms import selective_transform as selective_transform
 from .transforms import set_hyperparams as set_hyperparams
 from .transforms import set_to_zero as set_to_zero

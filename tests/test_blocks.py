@@ -294,6 +294,13 @@ def test_noise_is_that_of_optax(key: Any):
         torch.testing.assert_close(flat, {n: torch.tensor(w) for n, w in want.items()}, rtol=3e-7, atol=0.0)
 
 
+def test_a_seed_may_go_by_its_own_name():
+    u = torch.zeros(3)
+    draws = [tx.update(u, tx.init(u))[0] for tx in (ps.noisy_sgd(0.1, seed=3), ps.noisy_sgd(0.1, key=3))]
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], ps.noisy_sgd(0.1).update(u, ps.noisy_sgd(0.1).init(u))[0])
+
+
 def test_the_variance_of_noise_falls_as_it_should():
     zeros = torch.zeros(20_000, dtype=torch.float64)
     for t, noise in enumerate(outputs(ps.add_noise(0.09, 1.5, key=1), [zeros] * 4), start=1):

@@ -300,3 +300,78 @@ def test_it_differentiates_with_respect_to_its_hyperparameters(name: str):
         up, down = ({**values, key: values[key] + sign * eps} for sign in (1, -1))
         numeric = (final(up) - final(down)) / (2 * eps)
         torch.testing.assert_close(slope, numeric, rtol=1e-5, atol=1e-7)
+
+
+#: Rows whose function of the hyperparameter is the user's own, or called only later.
+NO_RANGE = {
+    ("project", "scale"),
+    ("project l2", "scale"),
+    ("scale_by_preconditioner", "power"),
+    ("scale_by_schedule", "rate"),
+    ("stateless", "factor"),
+    ("stateless_with_tree_map", "factor"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_has_its_range(name: str):
+    entry = CATALOGUE[name]
+    for key in entry.hyperparams:
+        if (name, key) in NO_RANGE:
+            continue
+        refused = 0
+        for bad in (-1.0, -1e9, 1e9, float("nan")):
+            try:
+                entry.build(**{**entry.hyperparams, key: bad})
+            except ps.PureSGDError:
+                refused += 1
+        assert refused, f"{key} may be anything"
+
+
+#: A small problem whose loss after a run depends on the learning rate.
+INPUTS = torch.sin(torch.arange(24, dtype=torch.float64) * 1.3).reshape(8, 3)
+TARGETS = torch.cos(torch.arange(8, dtype=torch.float64))
+RATED = {
+    name: key
+    for name in NAMES
+    for key in ("learning_rate", "rate")
+    # GaLore's projector is held fixed in derivatives.
+    if key in CATALOGUE[name].hyperparams and name != "galore"
+}
+
+
+def regression_loss(params: Any) -> torch.Tensor:
+    return ((torch.tanh(INPUTS @ params["w"]) @ params["v"] + params["b"] - TARGETS) ** 2).mean()
+
+
+@pytest.mark.parametrize("name", RATED)
+def test_the_final_loss_has_the_slope_of_finite_differences_in_the_learning_rate(name: str):
+    entry, key = CATALOGUE[name], RATED[name]
+    start = {
+        "w": torch.tensor([[0.3, -0.2], [0.5, 0.1], [-0.4, 0.6]], dtype=torch.float64),
+        "v": torch.tensor([0.7, -0.3], dtype=torch.float64),
+        "b": torch.tensor(0.4, dtype=torch.float64),
+    }
+
+    def final(rate: torch.Tensor) -> torch.Tensor:
+        tx, params = entry.build(**{**entry.hyperparams, key: rate}), start
+        state = tx.init(params)
+        for _ in range(10):
+            grads, value = torch.func.grad_and_value(regression_loss)(params)
+            own = {
+                "value": value,
+                "grad": grads,
+                "value_fn": regression_loss,
+                "grad_fn": lambda params, _: torch.func.grad(regression_loss)(params),
+            }
+            extra = {name: own[name] for name in ps.transforms.extra_args_of(tx)}
+            updates, state = tx.update(grads, state, params, **extra)
+            params = ps.apply_updates(params, updates)
+        return regression_loss(params)
+
+    rate = torch.tensor(0.9 * entry.hyperparams[key], dtype=torch.float64)
+    eps = 1e-6 * float(rate)
+    numeric = (final(rate + eps) - final(rate - eps)) / (2 * eps)
+    slope = torch.func.grad(final)(rate)
+    torch.testing.assert_close(slope, numeric, rtol=1e-4, atol=1e-7)
+    assert slope != 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from .. import random
-from ..errors import PureSGDError, check_count
+from ..errors import PureSGDError, check_count, check_hyperparameter
 
-__all__ = ["epoch_indices"]
+__all__ = ["epoch_indices", "poisson_indices"]
 
 # Above all that a program is likely to fold into the key of the same seed, so that what it draws
 # from that key, such as its first parameters, shares nothing with the order.
 _ORDER = int.from_bytes(b"order")
+_POISSON = int.from_bytes(b"poisson")
 
 
 def epoch_indices(
@@ -63,6 +64,42 @@ def epoch_indices(
     order = random.permutation(key, n)
     missing = max(steps * batch_size - n, 0)
     return torch.cat([order, order[:missing]])[: steps * batch_size].reshape(steps, batch_size)
+
+
+def poisson_indices(
+    n: int,
+    expected_batch_size: float,
+    seed: int,
+    step: int,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
+    """The examples of one step if each is drawn by itself: int64 (drawn,), ascending.
+
+        drawn[i] = uniform_i < expected_batch_size / n, for i from 0 to n - 1
+
+    A function of its arguments alone. The number drawn is binomial, of mean ``expected_batch_size``, and
+    may be 0. This is the sampling that accounts of privacy understand: to add an example or to take
+    one away changes nothing for the others. It goes with :func:`clipped_mean_grads`, to which the same
+    ``expected_batch_size`` is given. Since the shape depends on the draw, it is for eager loops.
+    Source: Abadi et al. 2016, arXiv:1607.00133, who call a batch drawn in this way a lot.
+
+    Raises:
+        PureSGDError: ``n`` is under 1; ``expected_batch_size`` is not above 0 and at most ``n``; ``step``
+            is negative; or an argument is of another type.
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> [ps.poisson_indices(10, 3, seed=0, step=step).tolist() for step in range(3)]
+        [[4, 6], [4, 8], [1, 5, 7, 8]]
+    """
+    where = "poisson_indices"
+    check_count(where, "n", n)
+    check_hyperparameter(where, "expected_batch_size", expected_batch_size, low=0, high=n, open_low=True)
+    check_count(where, "seed", seed, low=-(2**63), high=2**64 - 1)
+    check_count(where, "step", step, low=0)
+    key = random.fold_in(random.fold_in(random.key(seed, device), _POISSON), step)
+    # In float64: float32 would round the probability up, by up to 1e-7, which for large n counts.
+    return (random.uniform(key, (n,), torch.float64) < expected_batch_size / n).nonzero()[:, 0]
 
 
 def check_sizes(where: str, n: int, batch_size: int) -> None:

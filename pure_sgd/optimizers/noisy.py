@@ -20,10 +20,12 @@ def noisy_sgd(
     eta: Hyperparameter = 0.01,
     gamma: Hyperparameter = 0.55,
     key: int | torch.Tensor = 0,
+    *,
+    seed: int | None = None,
 ) -> GradientTransformation:
     """SGD with Gaussian noise on the gradients, whose variance ``eta / t**gamma`` falls with the step.
 
-    ``key`` is a seed or a key of :mod:`pure_sgd.random`.
+    ``key`` is a seed or a key of :mod:`pure_sgd.random`, ``seed`` a seed in its place.
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
 
     Raises:
@@ -34,4 +36,4 @@ def noisy_sgd(
         >>> ps.noisy_sgd(0.1, key=42)
         chain(add_noise(0.01, 0.55, 42), scale_by_learning_rate(0.1))
     """
-    return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))
+    return chain(add_noise(eta, gamma, key if seed is None else seed), scale_by_learning_rate(learning_rate))

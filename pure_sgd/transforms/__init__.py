@@ -161,6 +161,7 @@ from .radam import ScaleByRadamState as ScaleByRadamState
 from .radam import scale_by_radam as scale_by_radam
 from .reading import eval_params as eval_params
 from .reading import learning_rate as learning_rate
+from .reading import schedule_free_eval_params as schedule_free_eval_params
 from .rms import ScaleByAdadeltaState as ScaleByAdadeltaState
 from .rms import ScaleByRmsState as ScaleByRmsState
 from .rms import ScaleByRssState as ScaleByRssState

@@ -30,15 +30,15 @@ class AddNoiseState(NamedTuple):
 
 @transformation
 def add_noise(
-    eta: Hyperparameter, gamma: Hyperparameter, key: int | torch.Tensor = 0
+    eta: Hyperparameter, gamma: Hyperparameter, key: int | torch.Tensor = 0, *, seed: int | None = None
 ) -> GradientTransformation:
     """Add Gaussian noise whose variance falls with the step.
 
         u = u + sqrt(eta / t**gamma) * normal        t counts from 1
 
     A complex number gets half of the variance in each of its parts. ``key`` is a seed or a key of
-    :mod:`pure_sgd.random`; the state carries it on, so that a run repeats and resumes bit by bit. Draws are
-    in at least float32, and for float32 those of Optax from the same seed.
+    :mod:`pure_sgd.random`, ``seed`` a seed in its place; the state carries it on, so that a run repeats and
+    resumes bit by bit. Draws are in at least float32, and for float32 those of Optax from the same seed.
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
 
     Raises:
@@ -53,7 +53,7 @@ def add_noise(
     """
     check_hyperparameter("add_noise", "eta", eta, low=0)
     check_hyperparameter("add_noise", "gamma", gamma, low=0)
-    first = key_of(key)
+    first = key_of(key if seed is None else seed)
 
     def init(params: Params) -> AddNoiseState:
         step = step_zero(params)

@@ -26,7 +26,7 @@ from .schedule_free import ScheduleFreeState
 from .search import ScaleByBacktrackingLinesearchState, ScaleByZoomLinesearchState
 from .sharpness import SamState
 
-__all__ = ["average_names", "eval_params", "learning_rate"]
+__all__ = ["average_names", "eval_params", "learning_rate", "schedule_free_eval_params"]
 
 # By type, since a model too may have fields of these names.
 #: States with a field ``average`` that is to be evaluated instead of the parameters.
@@ -108,6 +108,10 @@ def eval_params(opt_state: State, params: Params, name: str | None = None) -> Pa
     tree.check_like(average, covered, "average", "params")
     cast = tree.cast_like(average, covered)
     return {**cast, **rest} if rest else cast
+
+
+#: Optax's name for it, where the average is that of :func:`schedule_free`.
+schedule_free_eval_params = eval_params
 
 
 def average_names(opt_state: State) -> list[str]:
