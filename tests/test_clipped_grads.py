@@ -89,6 +89,42 @@ def test_a_gradient_of_zero_is_not_stretched():
     close(found.norms, torch.zeros(3))
 
 
+def test_terms_that_cancel_within_an_example_do_not_hide_its_size():
+    """The parts of a sequence nearly cancel: what is left of their sum is still cut to the bound."""
+    x = torch.ones(1, 16, 64)
+    v = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    v = v - v.mean(1, keepdim=True)  # sums to rounding error
+    x[0, 0, 0] += 1e-3
+
+    def loss(params: torch.Tensor, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return ((x @ params) * v[:, None]).sum()
+
+    for scale in (1.0, 1e4):
+        batch = (scale * x, v)
+        found = ps.clipped_mean_grads(loss, 0.01)(torch.zeros(64, 3), batch)
+        assert found.grads.norm() <= 0.01 * (1 + 1e-3)
+
+
+def test_a_batch_without_examples_is_all_noise():
+    noisy = ps.clipped_mean_grads(example_loss, 0.5, 2.0, expected_batch_size=4.0)
+    found = noisy(PARAMS, (X[:0], Y[:0]), KEY)
+    still = ps.clipped_mean_grads(
+        lambda p, x, y: 0.0 * example_loss(p, x, y), 0.5, 2.0, expected_batch_size=4.0
+    )
+    close(found.grads, still(PARAMS, BATCH, KEY).grads)
+    assert found.norms.shape == (0,)
+    assert torch.isnan(found.loss)
+    with pytest.raises(ps.PureSGDError, match="0 examples"):
+        ps.clipped_mean_grads(example_loss, 0.5)(PARAMS, (X[:0], Y[:0]))
+
+
+def test_a_gradient_that_is_not_finite_is_named_by_its_example():
+    x = X.clone()
+    x[5, 0] = torch.inf
+    with pytest.raises(ps.PureSGDError, match="not finite for 1 of the examples: 5"):
+        ps.clipped_mean_grads(example_loss, 0.5, chunk_size=2)(PARAMS, (x, Y))
+
+
 def test_results_have_the_dtypes_of_the_parameters():
     params = {"w": torch.ones(3, dtype=torch.bfloat16)}
     found = ps.clipped_mean_grads(lambda p, x: (p["w"] * x).sum(), 1.0, 1.0)(

@@ -125,3 +125,32 @@ def test_linear_regression_reaches_its_closed_form():
         expected = ps.models.least_squares(x, y, weight_decay)
         for name in expected:
             torch.testing.assert_close(state.params[name], expected[name], rtol=0, atol=2e-6)
+
+
+BUFFERED = {**PARAMS, "buffers": {"shift": torch.tensor(0.3, dtype=torch.float64), "seen": torch.tensor(7)}}
+
+
+def buffered_loss(params: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return example_loss(params, x, y + params["buffers"]["shift"])
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda loss: lambda params, batch: ps.value_and_grad(ps.empirical_risk(loss))(params, batch),
+        ps.per_example_grads,
+        ps.gradient_moments,
+        lambda loss: ps.gradient_moments(loss, method="vmap"),
+        ps.per_example_grad_norms,
+        lambda loss: ps.clipped_mean_grads(loss, 0.1),
+        lambda loss: lambda params, batch: ps.per_example_slopes(loss)(params, batch, params),
+        lambda loss: lambda params, batch: ps.covariance_vector_product(loss)(params, batch, params),
+        lambda loss: ps.covariance_spectrum(loss, k=2),
+        lambda loss: lambda params, batch: len(ps.gradient_paths(loss)(params, batch)),
+    ],
+)
+def test_buffers_are_constants_in_all_that_is_made_of_gradients(measure: Any):
+    """The results are those of the loss that has them within."""
+    shift = BUFFERED["buffers"]["shift"]
+    bound = measure(lambda params, x, y: example_loss(params, x, y + shift))(PARAMS, (X, Y))
+    torch.testing.assert_close(measure(buffered_loss)(BUFFERED, (X, Y)), bound)

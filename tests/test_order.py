@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pure_sgd import random
-from pure_sgd.data.order import epoch_indices
+from pure_sgd.data.order import epoch_indices, poisson_indices
 from pure_sgd.errors import PureSGDError
 
 
@@ -187,4 +187,56 @@ def test_the_order_is_made_on_the_device_asked_for():
 def test_a_wrong_argument_is_told_with_its_remedy(arguments, sentence):
     with pytest.raises(PureSGDError) as caught:
         epoch_indices(**{"n": 5, "batch_size": 2, "seed": 0, "epoch": 0, **arguments})
+    assert sentence in str(caught.value)
+
+
+def poisson_draws(n: int, expected_batch_size: float, steps: int) -> torch.Tensor:
+    """Whether each example is drawn at each step: float64 (steps, n)."""
+    drawn = torch.zeros(steps, n, dtype=torch.float64)
+    for step in range(steps):
+        drawn[step, poisson_indices(n, expected_batch_size, 6, step)] = 1
+    return drawn
+
+
+def test_poisson_sampling_is_frozen():
+    rows = [poisson_indices(5, 2, seed=0, step=step).tolist() for step in range(6)]
+    assert rows == [[1, 3, 4], [4], [1], [], [4], [0, 1, 2]]
+
+
+def test_poisson_sampling_draws_each_example_by_itself():
+    n, probability, steps = 40, 0.3, 2000
+    drawn = poisson_draws(n, probability * n, steps)
+    variance = probability * (1 - probability)
+    assert ((drawn.mean(0) - probability).abs() < 4.5 * math.sqrt(variance / steps)).all()
+    correlation = torch.corrcoef(drawn.T).fill_diagonal_(0)
+    assert correlation.abs().max() < 5 / math.sqrt(steps)
+    # Its number is binomial: a fixed one, or one in pairs, would have another variance.
+    counts = drawn.sum(1)
+    assert counts.var().item() == pytest.approx(n * variance, rel=4.5 * math.sqrt(2 / steps))
+
+
+def test_poisson_sampling_at_its_bounds():
+    assert poisson_indices(5, 5, seed=0, step=0).tolist() == [0, 1, 2, 3, 4]
+    assert poisson_indices(5, 1e-9, seed=0, step=0).tolist() == []
+    assert poisson_indices(5, 1e-9, seed=0, step=0).dtype == torch.int64
+
+
+def test_every_seed_and_step_has_a_poisson_sample_of_its_own():
+    samples = {tuple(poisson_indices(64, 32, s, step).tolist()) for s in range(-3, 10) for step in range(10)}
+    assert len(samples) == 13 * 10
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"n": 0}, "poisson_indices: n=0 is not at least 1."),
+        ({"expected_batch_size": 0}, "poisson_indices: expected_batch_size=0 lies outside (0, 5]."),
+        ({"expected_batch_size": 6}, "poisson_indices: expected_batch_size=6 lies outside (0, 5]."),
+        ({"step": -1}, "poisson_indices: step=-1 is not at least 0."),
+        ({"seed": 0.5}, "poisson_indices: seed=0.5 is of type float, expected an int."),
+    ],
+)
+def test_a_wrong_argument_of_poisson_sampling_is_told(arguments, sentence):
+    with pytest.raises(PureSGDError) as caught:
+        poisson_indices(**{"n": 5, "expected_batch_size": 2, "seed": 0, "step": 0, **arguments})
     assert sentence in str(caught.value)

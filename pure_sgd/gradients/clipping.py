@@ -9,17 +9,13 @@ import torch
 
 from .. import random, tree
 from ..errors import PureSGDError, check_count, check_hyperparameter
+from ..models.buffers import without_buffers
 from .example_gradients import ExampleGradients, example_gradients, sliced
 from .examples import Batch, ExampleLoss, Params
+from .onepass.functorch import readable
 from .onepass.stack import Want
 
-__all__ = [
-    "AdaptiveClipping",
-    "AdaptiveClippingState",
-    "ClippedGrads",
-    "adaptive_clipping",
-    "clipped_mean_grads",
-]
+__all__ = ["ClippedGrads", "clipped_mean_grads"]
 
 NORMS = Want(mean=False, variance=False, norms=True)
 MEAN = Want(mean=True, variance=False, norms=False)
@@ -52,9 +48,10 @@ def clipped_mean_grads(
     ``sqrt(sum of squares)`` in place of ``max_norm``. ``B`` is ``expected_batch_size`` if given: where
     examples are drawn independently, the number drawn is itself private.
 
-    Sensitivity: with one example added or taken away the sum changes by at most ``max_norm`` in norm,
-    whatever the example; so with batches drawn by Poisson sampling each call is one subsampled Gaussian
-    mechanism of noise multiplier ``noise_multiplier``, as accountants understand it.
+    Sensitivity: with one example added or taken away the sum changes by at most ``max_norm`` in norm (and
+    rounding), whatever the example, as long as its gradient is finite; so with batches drawn by Poisson
+    sampling each call is one subsampled Gaussian mechanism of noise multiplier ``noise_multiplier``, as
+    accountants understand it. Such a batch may be empty: with ``expected_batch_size`` all is noise then.
 
     The gradients are never all held: one pass gives their norms, and from what it left the clipped sum is
     formed. ``method`` and ``chunk_size`` (a microbatch: examples in memory at a time) are those of
@@ -63,7 +60,8 @@ def clipped_mean_grads(
 
     Raises:
         PureSGDError: a ``max_norm`` that is not positive, a negative ``noise_multiplier``, noise without a
-            key, or what :func:`gradient_moments` refuses.
+            key, a gradient that is not finite (by example; compiled, the result is NaN), or what
+            :func:`per_example_grad_norms` refuses.
 
     Example:
         >>> import torch
@@ -85,12 +83,15 @@ def clipped_mean_grads(
     def clipped(params: Params, batch: Batch, key: torch.Tensor | None = None) -> ClippedGrads:
         if key is None and not silent:
             raise PureSGDError(where, "key is None, and noise is to be drawn", "Pass f(params, batch, key)")
-        count = tree.batch_length(batch, "batch")
+        loss, params = without_buffers(example_loss, params)
+        empty = expected_batch_size is not None and not any(map(len, tree.leaves(batch)))
+        count = 0 if empty else tree.batch_length(batch, "batch")
         bounds = _bounds(max_norm, params)
+        size = chunk_size or max(count, 1)
         clips = [
-            _clip(example_gradients(example_loss, params, part, method), bounds)
-            for part in _parts(batch, count, chunk_size)
-        ]
+            _clip(example_gradients(loss, params, sliced(batch, start, start + size), method), bounds, start)
+            for start in range(0, count, size)
+        ] or [_nothing(params, bounds)]
         total = [_added(leaf) for leaf in zip(*(clip.total for clip in clips), strict=True)]
         if not silent:
             total = _noisy(total, key, noise_multiplier * _added([b * b for b in bounds]) ** 0.5)
@@ -106,73 +107,6 @@ def clipped_mean_grads(
     return clipped
 
 
-class AdaptiveClippingState(NamedTuple):
-    """The bound of the next step."""
-
-    max_norm: torch.Tensor  # shape ()
-
-
-class AdaptiveClipping(NamedTuple):
-    """A pure pair: ``init(max_norm) -> state`` and ``update(norms, state, key=None) -> state``."""
-
-    init: Callable[[Any], AdaptiveClippingState]
-    update: Callable[..., AdaptiveClippingState]
-
-
-def adaptive_clipping(
-    target_quantile: Any = 0.5,
-    learning_rate: Any = 0.2,
-    noise_multiplier: Any = 0.0,
-    *,
-    expected_batch_size: float | None = None,
-) -> AdaptiveClipping:
-    """A clipping bound that follows a quantile of the gradient norms, geometrically.
-
-        share    = (number of norms <= max_norm + noise_multiplier * normal) / B
-        max_norm = max_norm * exp(-learning_rate * (share - target_quantile))
-
-    ``update`` takes the norms that :func:`clipped_mean_grads` returns; the bound of the next step is
-    ``state.max_norm``. The number has a sensitivity of 1: with ``noise_multiplier`` (of which little is
-    needed) and a ``key`` the bound is private too. ``B`` is ``expected_batch_size`` if given.
-    Source: Andrew et al. 2021, arXiv:1905.03871.
-
-    Raises:
-        PureSGDError: a quantile outside [0, 1], a bound or a learning rate that is not positive, a negative
-            ``noise_multiplier``, or noise without a key.
-
-    Example:
-        >>> import torch
-        >>> import pure_sgd as ps
-        >>> clipping = ps.adaptive_clipping(target_quantile=0.5)
-        >>> state = clipping.init(1.0)
-        >>> clipping.update(torch.tensor([0.2, 0.4, 0.6]), state)  # all below: the bound falls
-        AdaptiveClippingState(max_norm=tensor(0.9048))
-    """
-    where = "adaptive_clipping"
-    check_hyperparameter(where, "target_quantile", target_quantile, low=0, high=1)
-    check_hyperparameter(where, "learning_rate", learning_rate, low=0, open_low=True)
-    check_hyperparameter(where, "noise_multiplier", noise_multiplier, low=0)
-    silent = not isinstance(noise_multiplier, torch.Tensor) and noise_multiplier == 0
-
-    def init(max_norm: Any) -> AdaptiveClippingState:
-        check_hyperparameter(where, "max_norm", max_norm, low=0, open_low=True)
-        return AdaptiveClippingState(torch.as_tensor(max_norm, dtype=torch.float32).clone())
-
-    def update(
-        norms: torch.Tensor, state: AdaptiveClippingState, key: torch.Tensor | None = None
-    ) -> AdaptiveClippingState:
-        below = (norms <= state.max_norm).to(state.max_norm.dtype).sum()
-        if not silent:
-            if key is None:
-                raise PureSGDError(where, "key is None, and noise is to be drawn", "Pass a key")
-            below = below + noise_multiplier * random.normal(key)
-        share = below / (len(norms) if expected_batch_size is None else expected_batch_size)
-        factor = torch.exp(-learning_rate * (share - target_quantile))
-        return AdaptiveClippingState((state.max_norm * factor).to(state.max_norm.dtype))
-
-    return AdaptiveClipping(init, update)
-
-
 class _Clip(NamedTuple):
     """Of some of the examples."""
 
@@ -181,12 +115,21 @@ class _Clip(NamedTuple):
     total: list[torch.Tensor]  # (*P) for each leaf: the sum of the clipped gradients
 
 
-def _clip(gradients: ExampleGradients, bounds: list[Any]) -> _Clip:
+def _nothing(params: Params, bounds: list[Any]) -> _Clip:
+    """Of no example."""
+    total = [torch.zeros_like(tree.widened(leaf)) for leaf in tree.leaves(params)]
+    none = total[0].new_zeros(0).abs()
+    return _Clip(none, [none for _ in bounds], total)
+
+
+def _clip(gradients: ExampleGradients, bounds: list[Any], start: int) -> _Clip:
     """Clip to one bound, the norm over all leaves, or to one for each leaf."""
     found = gradients.sums(NORMS)
     squares = [leaf.norms for leaf in found.leaves if leaf.norms is not None]
     together = len(bounds) == 1
     norms = [square.sqrt() for square in ([_added(squares)] if together else squares)]
+    for norm in norms:
+        _check_finite(norm, start)
     # A norm of 0 makes this infinite, and the weight 1.
     weights = [(bound / norm).clamp(max=1) for bound, norm in zip(bounds, norms, strict=True)]
     scaled = gradients.scaled(weights * len(squares) if together else weights)
@@ -210,10 +153,14 @@ def _bounds(max_norm: Any, params: Params) -> list[Any]:
     return tree.leaves(max_norm)
 
 
-def _parts(batch: Batch, count: int, chunk_size: int | None) -> list[Batch]:
-    if chunk_size is None or chunk_size >= count:
-        return [batch]
-    return [sliced(batch, start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
+def _check_finite(norms: torch.Tensor, start: int) -> None:
+    if readable() and not bool(torch.isfinite(norms).all()):
+        found = (torch.nonzero(~torch.isfinite(norms)).flatten() + start).tolist()
+        raise PureSGDError(
+            "clipped_mean_grads",
+            f"the gradient is not finite for {len(found)} of the examples: {', '.join(map(str, found[:8]))}",
+            "Look at the losses of these examples, or leave them out",
+        )
 
 
 def _noisy(total: list[torch.Tensor], key: Any, deviation: Any) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
+from ..models.buffers import without_buffers
 from .examples import Params, check_scalar
 
 __all__ = ["check_differentiable", "value_and_grad"]
@@ -23,7 +24,9 @@ def value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable[
 
     Returns ``(value, grads)``, or ``((value, aux), grads)`` when ``has_aux`` says that the loss returns
     ``(value, aux)``. ``params`` is any tree of floating-point tensors (``None`` stands for an empty tree);
-    ``grads`` is a tree like it. It can be differentiated again, mapped over and compiled.
+    ``grads`` is a tree like it. An entry ``'buffers'`` of a dict of parameters is a constant, here and in all
+    that is made of gradients, and has no part in the result. It can be differentiated again, mapped over
+    and compiled.
 
     Raises:
         PureSGDError: a leaf that cannot be differentiated, or a loss that is not a scalar.
@@ -36,11 +39,12 @@ def value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable[
     """
 
     def evaluate(params: Params, *args: Any) -> tuple[Any, Params]:
+        of_params, params = without_buffers(loss, params)
         found, rebuild = tree.flatten(params)
         check_differentiable(params)
 
         def on_leaves(leaves: tuple[torch.Tensor, ...]) -> Any:
-            out = loss(rebuild(list(leaves)), *args)
+            out = of_params(rebuild(list(leaves)), *args)
             advice = "Return the mean over the batch, as empirical_risk does"
             check_scalar(out[0] if has_aux else out, "loss", advice)
             return out

@@ -1,5 +1,6 @@
 """Pure models, each an ``init`` and an ``apply`` on one example; modules as pure functions."""
 
+from .buffers import trainable as trainable
 from .contract import Model as Model
 from .convnet import convnet as convnet
 from .linear import least_squares as least_squares

@@ -7,6 +7,5 @@ from .loop import fit as fit
 from .replayed import replay_step as replay_step
 from .state import TrainState as TrainState
 from .state import init_train_state as init_train_state
-from .state import trainable as trainable
 from .step import make_step as make_step
 from .stopping import early_stopping as early_stopping

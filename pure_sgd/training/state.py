@@ -8,13 +8,11 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
+from ..models.buffers import BUFFERS, trainable
 from ..transforms import GradientTransformation
 from ..transforms.contract import step_zero
 
-__all__ = ["BUFFERS", "TrainState", "init_train_state", "trainable"]
-
-#: The entry of a parameter dict that is passed to the loss, but neither differentiated nor updated.
-BUFFERS = "buffers"
+__all__ = ["TrainState", "init_train_state"]
 
 
 class TrainState(NamedTuple):
@@ -61,16 +59,3 @@ def init_train_state(params: Any, tx: GradientTransformation) -> TrainState:
     # Only nn.Parameter is detached: an outer torch.func.grad over the whole run must stay connected.
     params = tree.map(lambda p: (p.detach() if isinstance(p, torch.nn.Parameter) else p).clone(), params)
     return TrainState(step_zero(params), params, tx.init(trainable(params)))
-
-
-def trainable(params: Any) -> Any:
-    """``params`` without the entry ``'buffers'``: what is differentiated and updated.
-
-    Example:
-        >>> from pure_sgd.training import trainable
-        >>> trainable({"w": 1.0, "buffers": {"running_mean": 0.0}})
-        {'w': 1.0}
-    """
-    if isinstance(params, dict) and BUFFERS in params:
-        return {name: child for name, child in params.items() if name != BUFFERS}
-    return params

@@ -9,6 +9,7 @@ import torch
 
 from ... import tree
 from ...errors import PureSGDError, check_count
+from ...models.buffers import trainable, without_buffers
 from ..examples import Batch, ExampleLoss, Params, over_examples
 from ..per_example import per_example_grads
 from .directions import per_example_slopes
@@ -143,24 +144,25 @@ def covariance_spectrum(
         scale = torch.where(real, (largest * (count - 1)).clamp(min=torch.finfo(products.dtype).tiny), 1.0)
         weights = torch.where(real, scale.rsqrt(), 0.0)[:, None] * (weights - weights.mean(1, keepdim=True))
         found = torch.func.vmap(lambda w: _leaves_weighted(example_loss, params, batch, w))(weights)
-        return CovarianceSpectrum(largest, tree.flatten(params)[1](list(found)), centred.trace())
+        return CovarianceSpectrum(largest, tree.flatten(trainable(params))[1](list(found)), centred.trace())
 
     return spectrum
 
 
 def _weighted(example_loss: ExampleLoss, params: Params, batch: Batch, weights: torch.Tensor) -> Params:
     """The sum of the per-example gradients, each times its weight."""
-    return tree.flatten(params)[1](list(_leaves_weighted(example_loss, params, batch, weights)))
+    return tree.flatten(trainable(params))[1](list(_leaves_weighted(example_loss, params, batch, weights)))
 
 
 def _leaves_weighted(
     example_loss: ExampleLoss, params: Params, batch: Batch, weights: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
+    loss, params = without_buffers(example_loss, params)
     found, rebuild = tree.flatten(params)
 
     def total(leaves: tuple[torch.Tensor, ...]) -> torch.Tensor:
         at = rebuild(list(leaves))
-        losses = over_examples(lambda *example: example_loss(at, *example), batch, "batch")
+        losses = over_examples(lambda *example: loss(at, *example), batch, "batch")
         return (losses * weights.to(losses.dtype)).sum()
 
     return torch.func.grad(total)(tuple(found))

@@ -9,6 +9,7 @@ import torch
 
 from ... import tree
 from ...errors import PureSGDError, check_count
+from ...models.buffers import trainable, without_buffers
 from ..examples import Batch, ExampleLoss, Params, over_examples
 from ..norms import per_example_grad_norms
 from ..risk import empirical_risk
@@ -36,12 +37,14 @@ def per_example_slopes(example_loss: ExampleLoss) -> Callable[[Params, Batch, Pa
     """
 
     def slopes(params: Params, batch: Batch, direction: Params) -> torch.Tensor:
+        loss, params = without_buffers(example_loss, params)
+        direction = trainable(direction)
         tree.check_like(direction, params, "direction", "params")
         found, rebuild = tree.flatten(params)
 
         def losses(*leaves: torch.Tensor) -> torch.Tensor:
             at = rebuild(list(leaves))
-            return over_examples(lambda *example: example_loss(at, *example), batch, "batch")
+            return over_examples(lambda *example: loss(at, *example), batch, "batch")
 
         tangents = tuple(d.to(p.dtype) for d, p in zip(tree.leaves(direction), found, strict=True))
         return torch.func.jvp(losses, tuple(found), tangents)[1]
