@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 import pure_sgd as ps
+from pure_sgd.models.buffers import without_buffers
 
 
 def loop_gradients(loss: Callable[..., torch.Tensor], params: Any, batch: Any) -> list[torch.Tensor]:
     """The gradients of every leaf, (B, *P), in traversal order."""
     rows: list[list[torch.Tensor]] = []
+    loss, params = without_buffers(loss, params)
     leaves, rebuild = ps.tree.flatten(params)
     for index in range(ps.tree.batch_length(batch)):
         fresh = [leaf.detach().clone().requires_grad_() for leaf in leaves]

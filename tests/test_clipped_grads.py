@@ -144,6 +144,15 @@ def test_the_bound_maps_and_compiles():
     close(torch.compile(grads, backend="aot_eager", fullgraph=True)(bounds[0]), alone[0])
 
 
+def test_compiled_it_is_the_same_also_by_chunks():
+    for max_norm in (0.5, {"w": 0.1, "out": [0.5, 0.02], "nothing": None}):
+        grads = ps.clipped_mean_grads(example_loss, max_norm, 0.1, chunk_size=3)
+        params = {**PARAMS, "nothing": None}
+        compiled = torch.compile(grads, backend="aot_eager", fullgraph=True)
+        for got, want in zip(compiled(params, BATCH, KEY)[:2], grads(params, BATCH, KEY)[:2], strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
 def test_the_quantile_of_norms_is_found():
     """Half of lognormal norms lie under 1: there the bound comes to rest, from far above and below."""
     clipping = ps.adaptive_clipping(target_quantile=0.5, learning_rate=0.2)

@@ -116,7 +116,7 @@ def test_buffers_are_constants():
     apply, params = ps.from_module(nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)).double().eval())
     x, _ = batch_of(5)
     moments = ps.gradient_moments(lambda p, x: apply(p, x[None]).square().sum())(params, (x,))
-    assert not moments.variance["buffers"]["1.running_mean"].any()
+    assert "buffers" not in moments.variance
     assert moments.variance["0.weight"].any()
 
 

@@ -1,9 +1,9 @@
 """Empirical risk, the gradients of a batch and of its examples, and the noise in them."""
 
-from .clipping import AdaptiveClipping as AdaptiveClipping
-from .clipping import AdaptiveClippingState as AdaptiveClippingState
+from .adaptive_clipping import AdaptiveClipping as AdaptiveClipping
+from .adaptive_clipping import AdaptiveClippingState as AdaptiveClippingState
+from .adaptive_clipping import adaptive_clipping as adaptive_clipping
 from .clipping import ClippedGrads as ClippedGrads
-from .clipping import adaptive_clipping as adaptive_clipping
 from .clipping import clipped_mean_grads as clipped_mean_grads
 from .moments import GradientMoments as GradientMoments
 from .moments import gradient_moments as gradient_moments

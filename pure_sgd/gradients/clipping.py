@@ -9,7 +9,8 @@ import torch
 
 from .. import random, tree
 from ..errors import PureSGDError, check_count, check_hyperparameter
-from ..models.buffers import without_buffers
+from ..models.buffers import trainable, without_buffers
+from .compilable import compilable
 from .example_gradients import ExampleGradients, example_gradients, sliced
 from .examples import Batch, ExampleLoss, Params
 from .onepass.functorch import readable
@@ -80,61 +81,61 @@ def clipped_mean_grads(
         check_count(where, "chunk_size", chunk_size)
     silent = not isinstance(noise_multiplier, torch.Tensor) and noise_multiplier == 0
 
+    def clip_all(params: Params, batch: Batch) -> list[torch.Tensor]:
+        loss, params = without_buffers(example_loss, params)
+        return _clip(example_gradients(loss, params, batch, method), _bounds(max_norm, params))
+
+    # A bound that is a tensor may be one that is being traced: what is compiled apart cannot close over it.
+    apart = not any(isinstance(bound, torch.Tensor) for bound in tree.leaves(max_norm))
+    clip = compilable(clip_all) if apart else clip_all
+
     def clipped(params: Params, batch: Batch, key: torch.Tensor | None = None) -> ClippedGrads:
         if key is None and not silent:
             raise PureSGDError(where, "key is None, and noise is to be drawn", "Pass f(params, batch, key)")
-        loss, params = without_buffers(example_loss, params)
         empty = expected_batch_size is not None and not any(map(len, tree.leaves(batch)))
         count = 0 if empty else tree.batch_length(batch, "batch")
-        bounds = _bounds(max_norm, params)
-        size = chunk_size or max(count, 1)
-        clips = [
-            _clip(example_gradients(loss, params, sliced(batch, start, start + size), method), bounds, start)
-            for start in range(0, count, size)
-        ] or [_nothing(params, bounds)]
-        total = [_added(leaf) for leaf in zip(*(clip.total for clip in clips), strict=True)]
+        leaves, rebuild = tree.flatten(trainable(params))
+        bounds, size = _bounds(max_norm, rebuild(leaves)), chunk_size or max(count, 1)
+        clips = [clip(params, sliced(batch, start, start + size)) for start in range(0, count, size)]
+        losses, *rest = zip(*(clips or [_nothing(leaves, bounds)]), strict=True)
+        norms = [torch.cat(parts) for parts in rest[: len(bounds)]]
+        total = [_added(parts) for parts in rest[len(bounds) :]]
+        for norm in norms:
+            _check_finite(norm)
         if not silent:
             total = _noisy(total, key, noise_multiplier * _added([b * b for b in bounds]) ** 0.5)
-        leaves, rebuild = tree.flatten(params)
         divisor = count if expected_batch_size is None else expected_batch_size
-        norms = [torch.cat(parts) for parts in zip(*(clip.norms for clip in clips), strict=True)]
         return ClippedGrads(
             rebuild([(t / divisor).to(p.dtype) for t, p in zip(total, leaves, strict=True)]),
-            torch.cat([clip.losses for clip in clips]).mean(),
+            torch.cat(losses).mean(),
             norms[0] if _is_one(max_norm) else rebuild(norms),
         )
 
     return clipped
 
 
-class _Clip(NamedTuple):
-    """Of some of the examples."""
+def _clip(gradients: ExampleGradients, bounds: list[Any]) -> list[torch.Tensor]:
+    """Clip to one bound, the norm over all leaves, or to one for each leaf.
 
-    losses: torch.Tensor  # (B,)
-    norms: list[torch.Tensor]  # (B,) for each bound
-    total: list[torch.Tensor]  # (*P) for each leaf: the sum of the clipped gradients
-
-
-def _nothing(params: Params, bounds: list[Any]) -> _Clip:
-    """Of no example."""
-    total = [torch.zeros_like(tree.widened(leaf)) for leaf in tree.leaves(params)]
-    none = total[0].new_zeros(0).abs()
-    return _Clip(none, [none for _ in bounds], total)
-
-
-def _clip(gradients: ExampleGradients, bounds: list[Any], start: int) -> _Clip:
-    """Clip to one bound, the norm over all leaves, or to one for each leaf."""
+    Returns the losses (B,), the norms (B,) for each bound, and for each leaf the sum of the clipped
+    gradients (*P).
+    """
     found = gradients.sums(NORMS)
     squares = [leaf.norms for leaf in found.leaves if leaf.norms is not None]
     together = len(bounds) == 1
     norms = [square.sqrt() for square in ([_added(squares)] if together else squares)]
-    for norm in norms:
-        _check_finite(norm, start)
     # A norm of 0 makes this infinite, and the weight 1.
     weights = [(bound / norm).clamp(max=1) for bound, norm in zip(bounds, norms, strict=True)]
     scaled = gradients.scaled(weights * len(squares) if together else weights)
     means = [leaf.mean for leaf in scaled.sums(MEAN).leaves if leaf.mean is not None]
-    return _Clip(found.losses, norms, [mean * len(found.losses) for mean in means])
+    return [found.losses, *norms, *[mean * len(found.losses) for mean in means]]
+
+
+def _nothing(leaves: list[torch.Tensor], bounds: list[Any]) -> list[torch.Tensor]:
+    """The same of no example."""
+    total = [torch.zeros_like(tree.widened(leaf)) for leaf in leaves]
+    none = total[0].new_zeros(0).abs()
+    return [none, *[none for _ in bounds], *total]
 
 
 def _is_one(max_norm: Any) -> bool:
@@ -146,16 +147,16 @@ def _bounds(max_norm: Any, params: Params) -> list[Any]:
     """One bound for all leaves together, or one for each."""
     if _is_one(max_norm):
         return [max_norm]
-    if tree.structure(max_norm) != tree.structure(params):
+    if [path for path, _ in tree.named_leaves(max_norm)] != [path for path, _ in tree.named_leaves(params)]:
         raise PureSGDError(
             "max_norm", "is a tree of another structure than params", "Pass a number, or one for each leaf"
         )
     return tree.leaves(max_norm)
 
 
-def _check_finite(norms: torch.Tensor, start: int) -> None:
+def _check_finite(norms: torch.Tensor) -> None:
     if readable() and not bool(torch.isfinite(norms).all()):
-        found = (torch.nonzero(~torch.isfinite(norms)).flatten() + start).tolist()
+        found = torch.nonzero(~torch.isfinite(norms)).flatten().tolist()
         raise PureSGDError(
             "clipped_mean_grads",
             f"the gradient is not finite for {len(found)} of the examples: {', '.join(map(str, found[:8]))}",

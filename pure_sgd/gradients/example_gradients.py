@@ -119,9 +119,10 @@ def example_gradients(
 ) -> ExampleGradients:
     """The gradients of each example of ``batch``: by one pass where that is possible.
 
-    ``method`` is ``"auto"``, ``"fast"`` (an error where one pass is not possible) or ``"vmap"``. Under
-    ``torch.compile``, inside another transform, and where ``params`` or ``batch`` require grad, one
-    pass is not possible: what comes out then compiles, maps and differentiates, which the pass cannot.
+    ``method`` is ``"auto"``, ``"fast"`` (an error where one pass is not possible) or ``"vmap"``. Where a
+    compiler reads it (see :func:`compilable`), inside another transform, and where ``params`` or ``batch``
+    require grad, one pass is not possible: what comes out then compiles, maps and differentiates, which
+    the pass cannot.
 
     Raises:
         PureSGDError: a leaf that cannot be differentiated, or a batch without examples.
@@ -149,11 +150,6 @@ def example_gradients(
     return ExampleGradients(loss, params, batch, None, [None for _ in leaves], [reason for _ in leaves])
 
 
-def readable(tensor: torch.Tensor | None) -> bool:
-    """Whether the value of ``tensor`` may be looked at: not while tracing, nor inside another transform."""
-    return tensor is not None and not torch.compiler.is_compiling() and functorch.level() == 0
-
-
 def check_depends_on_example(losses: torch.Tensor) -> None:
     """Check that the loss is not one number for all examples; ``losses`` (B,) as ``vmap`` returns them.
 
@@ -161,7 +157,7 @@ def check_depends_on_example(losses: torch.Tensor) -> None:
         PureSGDError: it is.
     """
     # What does not depend on the example is repeated by vmap without a copy.
-    if readable(losses) and len(losses) > 1 and losses.stride(0) == 0:
+    if functorch.readable() and len(losses) > 1 and losses.stride(0) == 0:
         raise PureSGDError(
             "example_loss",
             "does not depend on the example: it returns one number for all of them",
@@ -220,7 +216,7 @@ def _chunk_sums(grads: torch.Tensor, want: Want) -> LeafSums:
 
 def _one_pass_impossible(params: Params, batch: Batch) -> str | None:
     # The compiler is asked first: it cannot trace the other questions.
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return "it is being compiled"
     if functorch.level():
         return "it runs inside vmap or grad"
@@ -231,7 +227,7 @@ def _one_pass_impossible(params: Params, batch: Batch) -> str | None:
 
 def _at_once(leaves: list[torch.Tensor], count: int) -> int:
     # What is traced should be one piece, in which the compiler keeps no gradients at all.
-    if torch.compiler.is_compiling():
+    if not functorch.readable():
         return count
     elements = CPU_ELEMENTS if leaves[0].device.type == "cpu" else GPU_ELEMENTS
     return max(1, elements // max(1, sum(math.prod(leaf.shape) for leaf in leaves)))

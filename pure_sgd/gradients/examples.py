@@ -102,7 +102,7 @@ def over_examples(
         return tuple(results)
 
     function_of_batch = torch.func.vmap(on_leaves, chunk_size=chunk_size)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         mapped = function_of_batch(*found)  # first: it sets rebuild_result
         return rebuild_result(list(mapped))
     try:

@@ -9,15 +9,17 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
+from ..models.buffers import trainable, without_buffers
+from .compilable import compilable
 from .example_gradients import (
     ExampleGradients,
     check_method,
     example_gradients,
     merged_leaves,
-    readable,
     sliced,
 )
 from .examples import Batch, ExampleLoss, Params
+from .onepass.functorch import readable
 from .onepass.stack import LeafSums, Want, squared
 
 __all__ = ["GradientMoments", "gradient_moments", "merge_moments"]
@@ -49,13 +51,15 @@ def gradient_moments(
     all in at least float32 (a bfloat16 model has float32 moments). The variance of a complex entry is
     that of its real part plus that of its imaginary part.
 
-    ``method="auto"`` takes the fastest way, and the result does not depend on it. In eager mode this is
-    one forward and one backward pass over the batch, from which the sums are formed without ever
-    holding the gradients of all examples (Goodfellow 2015, arXiv:1510.01799, for dense layers);
-    parameters that are used in a way it does not recognise are differentiated by ``vmap(grad)``, a
-    few examples at a time; :func:`gradient_paths` tells which. Under ``torch.compile``, inside ``vmap``
-    and ``grad``, and where ``params`` or ``batch`` require grad, everything goes by ``vmap(grad)``, and the
-    moments can be mapped over and differentiated. ``method="fast"`` raises where one pass is not
+    ``method="auto"`` takes the fastest way, and the result does not depend on it. That is one forward and
+    one backward pass over the batch, from which the sums are formed without ever holding the
+    gradients of all examples (Goodfellow 2015, arXiv:1510.01799, for dense layers); parameters that are
+    used in a way it does not recognise are differentiated by ``vmap(grad)``, a few examples at a time;
+    :func:`gradient_paths` tells which. Inside ``vmap`` and ``grad``, and where ``params`` or ``batch``
+    require grad, everything goes by ``vmap(grad)``, and the moments can be mapped over and differentiated.
+    Under ``torch.compile`` it is one pass too, and ``example_loss`` is run rather than read: what it reads
+    besides its arguments is read once. Where ``params`` or ``batch`` hold None, or this function is made
+    within what is compiled, that is ``vmap(grad)``. ``method="fast"`` raises where one pass is not
     possible, ``"vmap"`` never tries it. ``chunk_size`` bounds the examples in memory at a time; chunks are
     merged exactly.
 
@@ -77,7 +81,9 @@ def gradient_moments(
     """
     check_method("gradient_moments", method, chunk_size)
 
-    def moments(params: Params, batch: Batch) -> GradientMoments:
+    def sums(params: Params, batch: Batch) -> list[torch.Tensor | None]:
+        """The losses, the means and the variances of all leaves."""
+        loss, params = without_buffers(example_loss, params)
         count = tree.batch_length(batch)
         if count < 2:
             raise PureSGDError("batch", "holds 1 example, and a variance needs two", "Pass a larger batch")
@@ -86,12 +92,24 @@ def gradient_moments(
         for start in range(0, count, chunk_size or count):
             stop = min(start + (chunk_size or count), count)
             part = batch if stop - start == count else sliced(batch, start, stop)
-            gradients = example_gradients(example_loss, params, part, method)
+            gradients = example_gradients(loss, params, part, method)
             sums = gradients.sums(MEAN_AND_VARIANCE)
             _check_finite(gradients, sums.leaves, start)
             losses.append(sums.losses)
             total = merged_leaves(total, start, sums.leaves, stop - start)
-        return _moments(params, torch.cat(losses), total)
+        return [torch.cat(losses), *(leaf.mean for leaf in total), *(leaf.variance for leaf in total)]
+
+    compilable_sums = compilable(sums)
+
+    def moments(params: Params, batch: Batch) -> GradientMoments:
+        losses, *rest = compilable_sums(params, batch)
+        leaves, rebuild = tree.flatten(trainable(params))
+        return GradientMoments(
+            torch.tensor(len(losses), device=losses.device),
+            tree.widened(losses).mean(),
+            rebuild(rest[: len(leaves)]),
+            rebuild(rest[len(leaves) :]),
+        )
 
     return moments
 
@@ -141,20 +159,9 @@ def merge_moments(a: GradientMoments, b: GradientMoments) -> GradientMoments:
     )
 
 
-def _moments(params: Params, losses: torch.Tensor, sums: list[LeafSums]) -> GradientMoments:
-    _, rebuild = tree.flatten(params)
-    count = len(losses)
-    return GradientMoments(
-        torch.tensor(count, device=losses.device),
-        tree.widened(losses).mean(),
-        rebuild([leaf.mean for leaf in sums]),
-        rebuild([leaf.variance for leaf in sums]),
-    )
-
-
 def _check_finite(gradients: ExampleGradients, sums: list[LeafSums], start: int) -> None:
     """Name the examples whose gradients are not finite; the sum of a mean tells whether there are any."""
-    if not readable(sums[0].mean):
+    if not readable():
         return
     totals = torch.stack([leaf.mean.sum().abs() for leaf in sums if leaf.mean is not None])
     if bool(totals.isfinite().all()):

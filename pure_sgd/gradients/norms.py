@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 
 from .. import tree
+from ..models.buffers import without_buffers
+from .compilable import compilable
 from .example_gradients import check_method, example_gradients, sliced
 from .examples import Batch, ExampleLoss, Params
 from .onepass.stack import Want
@@ -42,17 +44,18 @@ def per_example_grad_norms(
     check_method("per_example_grad_norms", method, chunk_size)
 
     def norms(params: Params, batch: Batch) -> torch.Tensor:
+        loss, params = without_buffers(example_loss, params)
         count = tree.batch_length(batch)
         found: list[torch.Tensor] = []
         for start in range(0, count, chunk_size or count):
             stop = min(start + (chunk_size or count), count)
             part = batch if stop - start == count else sliced(batch, start, stop)
-            _, leaves = example_gradients(example_loss, params, part, method).sums(NORMS)
+            _, leaves = example_gradients(loss, params, part, method).sums(NORMS)
             squares = [leaf.norms for leaf in leaves if leaf.norms is not None]
             found.append(sum(squares[1:], squares[0]))
         return _root(torch.cat(found))
 
-    return norms
+    return compilable(norms)
 
 
 def _root(squares: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .. import tree
+from ..models.buffers import without_buffers
 from .example_gradients import check_method, example_gradients
 from .examples import Batch, ExampleLoss, Params
 
@@ -62,7 +63,8 @@ def gradient_paths(
     check_method("gradient_paths", method, None)
 
     def paths(params: Params, batch: Batch) -> GradientPaths:
-        found = example_gradients(example_loss, params, batch, method)
+        loss, params = without_buffers(example_loss, params)
+        found = example_gradients(loss, params, batch, method)
         named = tree.named_leaves(params, "params")
         return GradientPaths(
             GradientPath(leaf, "vmap(grad)" if stack is None else "one pass", way or "not used")

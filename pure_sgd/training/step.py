@@ -9,11 +9,12 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError, check_count
-from ..gradients import EmpiricalRisk, empirical_risk, gradient_moments, noise_scale, value_and_grad
+from ..gradients import EmpiricalRisk, GradientMoments, gradient_moments, noise_scale, value_and_grad
 from ..gradients.examples import ExampleLoss
+from ..models.buffers import BUFFERS, trainable
 from ..transforms import GradientTransformation, apply_updates, extra_args_of, learning_rate
 from ..transforms.wrapping import either
-from .state import BUFFERS, TrainState, trainable
+from .state import TrainState
 
 __all__ = ["Metrics", "Step", "make_step"]
 
@@ -66,6 +67,8 @@ def make_step(
     example_loss = None if statistics is None else _example_loss(loss)
     check_count("make_step", "statistics", 1 if statistics is None else statistics)
 
+    measure = None if example_loss is None else gradient_moments(example_loss)
+
     def step(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:
         for name in extra:
             if name not in reads:
@@ -81,12 +84,12 @@ def make_step(
             return loss({**params, **constants} if constants else params, batch)
 
         noise: Metrics = {}
-        if statistics is None or example_loss is None:
+        if statistics is None or measure is None:
             value, grads = value_and_grad(objective, has_aux)(params, batch)
             value, aux = value if has_aux else (value, {})
         else:
             due, aux = state.step % statistics == 0, {}
-            value, grads, noise = _with_noise(due, example_loss, params, constants, batch)
+            value, grads, noise = _with_noise(due, measure, objective, state.params, params, batch)
         own = {
             "value": value,
             "grad": grads,
@@ -117,21 +120,23 @@ def _example_loss(loss: Callable[..., Any]) -> ExampleLoss:
 
 
 def _with_noise(
-    due: torch.Tensor, example_loss: ExampleLoss, params: Any, constants: dict[str, Any], batch: Any
+    due: torch.Tensor,
+    measure: Callable[..., GradientMoments],
+    objective: Callable[..., Any],
+    all_params: Any,
+    params: Any,
+    batch: Any,
 ) -> tuple[torch.Tensor, Any, Metrics]:
     """Loss, gradient and noise of a batch; noise is NaN, and costs nothing, where it is not ``due``."""
 
-    def loss(params: Any, *example: Any) -> torch.Tensor:
-        return example_loss({**params, **constants} if constants else params, *example)
-
     def measured() -> tuple[torch.Tensor, Any, Metrics]:
-        moments = gradient_moments(loss)(params, batch)
+        moments = measure(all_params, batch)
         trace, signal, ratio = noise_scale(moments)
         noise = {"trace_covariance": trace, "grad_sq_norm": signal, "noise_scale": ratio}
         return moments.loss, tree.cast_like(moments.mean, params), noise
 
     def plain() -> tuple[torch.Tensor, Any, Metrics]:
-        value, grads = value_and_grad(empirical_risk(loss))(params, batch)
+        value, grads = value_and_grad(objective)(params, batch)
         value, unknown = tree.widened(value), tree.norm(grads) * torch.nan
         names = ("trace_covariance", "grad_sq_norm", "noise_scale")
         return value, grads, {name: unknown.clone() for name in names}

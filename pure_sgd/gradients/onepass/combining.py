@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .functorch import readable
 from .linear import Outer, joined
 from .stack import LeafSums, Stack, Want
 
@@ -117,7 +118,7 @@ def combined(parts: Sequence[Stack]) -> Stack:
         parts = [*(part for part in parts if part not in alike), joined(alike)]
     if all(isinstance(part, Picked) for part in parts):
         placed = sum(part.coverage() for part in parts if isinstance(part, Picked))
-        if isinstance(placed, torch.Tensor) and bool((placed <= 1).all()):
+        if isinstance(placed, torch.Tensor) and readable() and bool((placed <= 1).all()):
             return Disjoint(parts)
     return parts[0] if len(parts) == 1 else Together(parts)
 

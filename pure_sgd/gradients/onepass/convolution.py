@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn import grad as formulas
 
+from .functorch import readable
 from .stack import Dense, LeafSums, Stack, Want, along_examples
 from .uses import Rule, Use, Watch, rule
 
@@ -68,7 +69,8 @@ class Correlation(Stack):
     def at_once(self) -> int:
         """Not many on a CPU."""
         many = max(super().at_once(), EXAMPLES_AT_ONCE)
-        return min(many, EXAMPLES_AT_ONCE) if self.like.device.type == "cpu" else many
+        few = self.like.device.type == "cpu" and readable()
+        return min(many, EXAMPLES_AT_ONCE) if few else many
 
     def scaled(self, weights: torch.Tensor) -> Correlation:
         """The gradients of the output multiplied."""

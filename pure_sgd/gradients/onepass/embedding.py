@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .functorch import readable
 from .stack import LeafSums, Stack, Want, along_examples, square_norms
 from .uses import Use, Watch, rule
 
@@ -32,6 +33,8 @@ class Rows(Stack):
 
     def sums(self, want: Want) -> LeafSums:
         """From the rows that each example looks up: nothing of the size of B x P is formed."""
+        if not readable():
+            return LeafSums(*_OPERATOR(self.index, self.grad, self.shape))
         rows = self.shape[0]
         offsets = rows * torch.arange(self.count, device=self.index.device)
         pairs, inverse = torch.unique((self.index + offsets[:, None]).flatten(), return_inverse=True)
@@ -51,6 +54,25 @@ class Rows(Stack):
         squares = mean.square() * along_examples(absent, mean)
         squares.index_add_(0, row, looked_up.sub_(mean[row]).square_())
         return LeafSums(mean, squares.div_(max(self.count - 1, 1)), norms)
+
+
+def _sums(index: torch.Tensor, grad: torch.Tensor, shape: list[int]) -> list[torch.Tensor | None]:
+    return list(Rows(index, grad, tuple(shape)).sums(Want()))
+
+
+def _shapes(index: torch.Tensor, grad: torch.Tensor, shape: list[int]) -> list[torch.Tensor]:
+    return [grad.new_empty(shape), grad.new_empty(shape), grad.new_empty(len(index))]
+
+
+# How many rows are looked up depends on values: a compiler calls this without looking inside.
+torch.library.define(
+    "pure_sgd::embedding_sums",
+    "(Tensor index, Tensor grad, SymInt[] shape) -> Tensor[]",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
+torch.library.impl("pure_sgd::embedding_sums", "default", _sums)
+torch.library.register_fake("pure_sgd::embedding_sums", _shapes)
+_OPERATOR: Any = torch.ops.pure_sgd.embedding_sums.default
 
 
 @rule(F.embedding)

@@ -23,6 +23,17 @@ def level() -> int:
     return _functorch.maybe_current_level() or 0
 
 
+@torch.compiler.assume_constant_result
+def within_transform() -> bool:
+    """Whether one does; also a compiler may ask this."""
+    return level() > 0
+
+
+def readable() -> bool:
+    """Whether tensors have values to look at: not while tracing, nor inside another transform."""
+    return not torch.compiler.is_compiling() and level() == 0
+
+
 def is_batched(tensor: Any, at: int) -> bool:
     """Whether ``tensor`` holds one value for each example of the ``vmap`` at level ``at``, and no more."""
     return (

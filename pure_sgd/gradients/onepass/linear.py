@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from .functorch import readable
 from .stack import CPU_ELEMENTS, GPU_ELEMENTS, LeafSums, Stack, Want, along_examples
 
 # Up to this many pairs of positions, matrix products over all examples cost less than forming gradients.
@@ -60,26 +62,12 @@ class Outer(Stack):
         if want.norms and not want.variance and not self._gram_is_cheaper():
             return self.formed_sums(want)
         mean = _mean(self.left, self.right) if want.mean or want.variance else None
-        variance = None
-        if want.variance and mean is not None:
-            variance = self._variance(mean)
-            if variance is None:
-                return self.formed_sums(want)
+        variance = _variance(self.left, self.right, mean) if want.variance and mean is not None else None
         return LeafSums(
             None if mean is None else self._ordered(mean),
             None if variance is None else self._ordered(variance),
             self._gram_norms() if want.norms else None,
         )
-
-    def _variance(self, mean: torch.Tensor) -> torch.Tensor | None:
-        """The variance (M, N), or None where it cannot be had in this way."""
-        variance = _difference(self.left, self.right, mean)
-        if not _cancels(variance, mean, LEAST_VARIANCE[self.like.dtype]):
-            return variance
-        if self.like.dtype == torch.float64:
-            return None
-        left, right = self.left.double(), self.right.double()
-        return _difference(left, right, _mean(left, right)).clamp_min_(0).to(self.like.dtype)
 
     def _gram_is_cheaper(self) -> bool:
         positions, rows, columns = *self.left.shape[1:], self.right.shape[2]
@@ -95,8 +83,11 @@ class Outer(Stack):
         elements = CPU_ELEMENTS if self.like.device.type == "cpu" else GPU_ELEMENTS
         step = max(1, elements // positions**2)
         chunks = zip(self.left.split(step), self.right.split(step), strict=True)
-        norms = [((left @ left.mT) * (right @ right.mT)).sum((1, 2)) for left, right in chunks]
-        return torch.cat(norms).clamp_min_(0)
+        # In double precision, because terms of one example that nearly cancel leave few digits of their sum;
+        # what clips by these norms relies on all of them.
+        pairs = [(left.double(), right.double()) for left, right in chunks]
+        norms = [((left @ left.mT) * (right @ right.mT)).sum((1, 2)) for left, right in pairs]
+        return torch.cat(norms).clamp_min_(0).to(self.like.dtype)
 
 
 def joined(stacks: Sequence[Outer]) -> Outer:
@@ -111,11 +102,62 @@ def joined(stacks: Sequence[Outer]) -> Outer:
 
 
 def _mean(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return (left.flatten(0, 1) / len(left)).mT @ right.flatten(0, 1)
+    return _scaled_product(left.flatten(0, 1), right.flatten(0, 1), len(left))
 
 
-def _difference(left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """``(sum_i g_i^2 - B mean^2) / (B - 1)``, where ``g_i^2`` is a sum over pairs of positions."""
+def _scaled_product(left: torch.Tensor, right: torch.Tensor, divisor: int) -> torch.Tensor:
+    """``left.T @ right / divisor``; the smaller factor is divided, before their product can overflow."""
+    if left.shape[1] < right.shape[1]:
+        return (left / divisor).mT @ right
+    return left.mT @ (right / divisor)
+
+
+def _variance(left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """The variance (M, N) as the difference of two sums, or better where too many digits have cancelled."""
+    count, least = len(left), LEAST_VARIANCE[left.dtype]
+    variance, share = _squares(left, right), count / (count - 1)
+    if not readable():
+        # The compiler makes one loop of this.
+        variance = variance - share * mean * mean
+        _REPAIR(variance, (variance - least * mean * mean).amin(), left, right)
+        return variance
+    rows = max(1, ROWS_ELEMENTS // mean.shape[1])
+    lowest: list[torch.Tensor] = []
+    for part, of_mean in zip(variance.split(rows), mean.split(rows), strict=True):
+        part.addcmul_(of_mean, of_mean, value=-share)
+        lowest.append(torch.addcmul(part, of_mean, of_mean, value=-least).amin())
+    _repair(variance, torch.stack(lowest).amin(), left, right)
+    return variance
+
+
+def _repair(variance: torch.Tensor, lowest: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Form the variance again, in place, where ``lowest`` is negative, and with it an entry or nearly so."""
+    if not lowest.item() < 0:
+        return
+    if left.dtype == torch.float64:
+        formed = Outer(left, right, variance.shape, (0, 1)).formed_sums(Want(False, True, False)).variance
+        if formed is not None:
+            variance.copy_(formed)
+    else:
+        left, right = left.double(), right.double()
+        mean, share = _mean(left, right), -len(left) / (len(left) - 1)
+        variance.copy_(_squares(left, right).addcmul_(mean, mean, value=share).clamp_min_(0))
+
+
+# What depends on a value is hidden from a compiler in an operator, which it calls without looking inside.
+# It waits for the value, so that a CUDA graph cannot hold it.
+torch.library.define(
+    "pure_sgd::repair_variance_",
+    "(Tensor(a!) variance, Tensor lowest, Tensor left, Tensor right) -> ()",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
+torch.library.impl("pure_sgd::repair_variance_", "default", _repair)
+torch.library.register_fake("pure_sgd::repair_variance_", lambda variance, lowest, left, right: None)
+_REPAIR: Any = torch.ops.pure_sgd.repair_variance_.default
+
+
+def _squares(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``sum_i g_i^2 / (B - 1)``, where ``g_i^2`` is a sum over pairs of positions."""
     count, positions = left.shape[:2]
     if positions == 1:
         left, right = (left * left)[:, 0], (right * right)[:, 0]
@@ -124,12 +166,4 @@ def _difference(left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor) -> 
         twice = torch.where(first == second, 1.0, 2.0).to(left.dtype)[:, None]
         left = (left[:, first] * left[:, second] * twice).flatten(0, 1)
         right = (right[:, first] * right[:, second]).flatten(0, 1)
-    return (mean * mean).addmm_(left.mT, right, beta=-count / (count - 1), alpha=1 / (count - 1))
-
-
-def _cancels(variance: torch.Tensor, mean: torch.Tensor, least: float) -> bool:
-    """Whether any ``variance < least * mean^2``."""
-    rows = max(1, ROWS_ELEMENTS // variance.shape[1])
-    blocks = zip(variance.split(rows), mean.split(rows), strict=True)
-    lowest = [torch.addcmul(part, of_mean, of_mean, value=-least).amin() for part, of_mean in blocks]
-    return bool((torch.stack(lowest) < 0).any())
+    return _scaled_product(left, right, count - 1)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from .functorch import readable
+
 # How many elements of gradients are formed at once. On a CPU they should stay in its cache, and for
 # a large leaf the gradient of one example alone fills it; a GPU wants few large kernels.
 CPU_ELEMENTS = 2**20
@@ -56,6 +58,8 @@ class Stack(ABC):
 
     def at_once(self) -> int:
         """How many examples' gradients to form at once."""
+        if not readable():
+            return self.count  # in a program that is traced, a loop would be written out
         numel = max(math.prod(self.shape), 1)
         if self.like.device.type != "cpu":
             return max(GPU_ELEMENTS // numel, 1)
