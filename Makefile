@@ -14,18 +14,19 @@ WORKERS ?= 2
 export MPLBACKEND := Agg
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/inductor
 
-.PHONY: help setup demo test slow lint examples bench clean
+.PHONY: help setup demo test slow test-peers lint examples bench bench-noise clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo      the lecture's example: a table and a picture"
-	@echo "make test      lint and every quick test"
-	@echo "make slow      the slow tests"
-	@echo "make lint      ruff and pyright"
-	@echo "make examples  every example, without a window"
-	@echo "make bench     this library beside its peers"
-	@echo "make setup     only the environment that these share"
-	@echo "make clean     remove the environment and all caches"
+	@echo "make demo        the lecture's example: a table and a picture"
+	@echo "make test        lint and every quick test"
+	@echo "make test-peers  the tests beside BackPACK and Opacus, which it installs"
+	@echo "make slow        the slow tests"
+	@echo "make lint        ruff and pyright"
+	@echo "make examples    every example, without a window"
+	@echo "make bench       this library beside its peers, which it installs"
+	@echo "make setup       only the environment that these share"
+	@echo "make clean       remove the environment and all caches"
 
 setup: $(VENV)/test.stamp
 
@@ -34,12 +35,17 @@ demo: $(VENV)/demo.stamp
 
 test: lint
 	@echo "test: the quick tests and every docstring's example"
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
+	@$(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist worksteal -m "not slow"
 
 # Exit status 5 says that no test is marked slow.
 slow: $(VENV)/test.stamp
 	@echo "test: the slow tests"
-	@$(BIN)/python -m pytest -q -m slow tests || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m slow tests || [ $$? -eq 5 ]
+
+test-peers: $(VENV)/peers.stamp
+	@echo "test: beside BackPACK and Opacus"
+	@$(BIN)/python -c "import backpack, opacus"
+	@$(BIN)/python -m pytest -q tests/test_noise_peers.py
 
 lint: $(VENV)/test.stamp
 	@echo "lint: ruff"
@@ -57,8 +63,13 @@ examples: $(VENV)/test.stamp
 	done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; false; }
 
-bench: $(VENV)/test.stamp
+bench: $(VENV)/bench.stamp
 	@$(BIN)/python benchmarks/lecture_training.py
+	@$(MAKE) --no-print-directory bench-noise
+
+# make bench-noise ROWS="variance/mlp128 clipping" runs these rows alone.
+bench-noise: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/gradient_noise.py $(ROWS)
 
 clean:
 	@rm -rf $(VENV) .hypothesis .pytest_cache .ruff_cache build dist
@@ -87,4 +98,14 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 $(VENV)/test.stamp: $(VENV)/demo.stamp
 	@echo "setup: what its tests need"
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test]'
+	@touch $@
+
+$(VENV)/peers.stamp: $(VENV)/test.stamp
+	@echo "setup: BackPACK and Opacus"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[peers]'
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/peers.stamp
+	@echo "setup: JAX"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@touch $@
