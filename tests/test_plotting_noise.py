@@ -15,7 +15,7 @@ plotting = ps.plotting
 
 def test_the_variance_of_mini_batches_is_drawn_over_its_law():
     figure = plotting.plot_minibatch_variance([1, 10, 100], [8.1, 0.79, 0.01], 8.0, 100, [0.1, 0.01, 0.001])
-    (axes,) = figure.axes
+    axes: Any = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     law, without = axes.lines[:2]
     sizes = torch.as_tensor(law.get_xdata())
@@ -28,7 +28,7 @@ def test_the_variance_of_mini_batches_is_drawn_over_its_law():
 
 def test_norms_are_counted_and_the_bound_says_what_it_clips():
     figure = plotting.plot_gradient_norms(torch.tensor([0.1, 0.2, 0.3, 2.0]), max_norm=1.0, bins=5)
-    (axes,) = figure.axes
+    axes: Any = figure.axes[0]
     assert sum(patch.get_height() for patch in axes.patches) == 4
     assert [line.get_label() for line in axes.lines] == ["median", "bound: 25% are clipped"]
 
