@@ -144,6 +144,7 @@ from .schedules import warmup_cosine_decay_schedule as warmup_cosine_decay_sched
 from .schedules import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from .schedules import wsd_schedule as wsd_schedule
 from .training import FitResult as FitResult
+from .training import SweepResult as SweepResult
 from .training import TrainState as TrainState
 from .training import compile_step as compile_step
 from .training import early_stopping as early_stopping
@@ -151,6 +152,10 @@ from .training import fit as fit
 from .training import init_train_state as init_train_state
 from .training import make_step as make_step
 from .training import replay_step as replay_step
+from .training import scan as scan
+from .training import scan_indices as scan_indices
+from .training import sweep as sweep
+from .training import unroll as unroll
 from .transforms import AddNoiseState as AddNoiseState
 from .transforms import ApplyEveryState as ApplyEveryState
 from .transforms import ApplyIfFiniteState as ApplyIfFiniteState

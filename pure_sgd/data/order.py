@@ -18,7 +18,7 @@ _POISSON = int.from_bytes(b"poisson")
 def epoch_indices(
     n: int,
     batch_size: int,
-    seed: int,
+    seed: int | torch.Tensor,
     epoch: int,
     replacement: bool = False,
     drop_last: bool = False,
@@ -26,10 +26,10 @@ def epoch_indices(
 ) -> torch.Tensor:
     """The examples that each step of an epoch visits, int64 (steps, batch_size).
 
-    A function of its arguments alone, so that any epoch of any run can be had again. ``batch_size``
-    n is full gradient descent, 1 is pure SGD, and between lie mini-batches. Every row is drawn
-    uniformly, so that the mean gradient over a row is an unbiased estimate of the gradient of the
-    empirical risk.
+    A function of its arguments alone, so that any epoch of any run can be had again; ``seed`` may be a
+    0-d integer tensor, which :func:`sweep` and ``vmap`` can map over. ``batch_size`` n is full gradient
+    descent, 1 is pure SGD, and between lie mini-batches. Every row is drawn uniformly, so that the mean
+    gradient over a row is an unbiased estimate of the gradient of the empirical risk.
 
     Without replacement, the rows are cut from a permutation of ``range(n)``, a new one for every
     ``(seed, epoch)``. Where ``batch_size`` does not divide ``n``, the last row is filled up with the
@@ -54,7 +54,8 @@ def epoch_indices(
     """
     where = "epoch_indices"
     check_sizes(where, n, batch_size)
-    check_count(where, "seed", seed, low=-(2**63), high=2**64 - 1)
+    if not isinstance(seed, torch.Tensor):
+        check_count(where, "seed", seed, low=-(2**63), high=2**64 - 1)
     check_count(where, "epoch", epoch, low=0)
     key = random.fold_in(random.fold_in(random.key(seed, device), _ORDER), epoch)
     steps = n // batch_size if drop_last else -(-n // batch_size)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -21,18 +23,22 @@ __all__ = ["replay_step"]
 MAX_RECORDINGS = 4
 
 Result = tuple[TrainState, Metrics]
+Leaves = Sequence[Any]
+
+#: What tells how torch.func has wrapped a tensor; there is no public name for it.
+_functorch: Any = import_module("torch._C._functorch")
 
 
 class Recording(NamedTuple):
     """A flat program, and how its results become a state and metrics again."""
 
-    program: Callable[..., list[torch.Tensor]]
+    program: Callable[..., Leaves]
     constants: list[torch.Tensor]
     rebuild: Callable[[list[Any]], Result]
     checked: bool
 
-    def replay(self, leaves: list[Any]) -> Result:
-        return self.rebuild(self.program(*leaves, *self.constants))
+    def replay(self, leaves: Sequence[Any]) -> Leaves:
+        return self.program(*leaves, *self.constants)
 
 
 def replay_step(step: Step) -> Step:
@@ -46,8 +52,9 @@ def replay_step(step: Step) -> Step:
 
     The second call runs both and keeps the recording only if they agree bit for bit. A step that reads the
     value of a tensor in Python or draws from torch's global generator is never recorded and runs as it
-    is; so do batches of a fifth shape. As under any tracing compiler, what ``step`` reads besides its
-    arguments is read once. Runs without autograd: for gradients through a run use the step itself.
+    is; so do batches of a fifth shape. Inside ``torch.func.vmap``, as in a :func:`sweep`, the step of all
+    runs together is recorded. As under any tracing compiler, what ``step`` reads besides its arguments is
+    read once. Runs without autograd: for gradients through a run use the step itself.
 
     Raises:
         PureSGDError: what the step itself raises.
@@ -71,24 +78,88 @@ def replay_step(step: Step) -> Step:
         if any(callable(leaf) for leaf in tree.leaves(extra)):
             return step(state, batch, **extra)
         # A Python number would be recorded as a constant.
-        extra = tree.map(torch.as_tensor, extra)
-        arguments = (state, batch, extra)
-        leaves = tree.leaves(arguments)
-        signature = (tree.structure(arguments), *[_signature(leaf) for leaf in leaves])
-        recording = recordings.get(signature)
-        if recording is not None and recording.checked:
-            return recording.replay(leaves)
-        if recording is not None:
-            result = step(state, batch, **extra)
-            agrees = _equal(recording.replay(leaves), result)
-            recordings[signature] = recording._replace(checked=True) if agrees else None
-            return result
-        if signature in recordings or len(recordings) == MAX_RECORDINGS:
-            return step(state, batch, **extra)
-        recordings[signature], result = _record(step, arguments)
+        arguments = (state, batch, tree.map(torch.as_tensor, extra))
+        leaves, restore = tree.flatten(arguments)
+        structure = tree.structure(arguments)
+        rebuild: Callable[[list[Any]], Any] = list
+
+        def flat(*leaves: Any) -> tuple[Any, ...]:
+            nonlocal rebuild
+            state, batch, extra = restore(list(leaves))
+            results, rebuild = tree.flatten(step(state, batch, **extra))
+            return tuple(results)
+
+        def recorded(function: Callable[..., Leaves], axes: tuple[Any, ...], leaves: Leaves) -> Leaves:
+            nonlocal rebuild
+            signature = (structure, axes, *[_signature(leaf) for leaf in leaves])
+            recording = recordings.get(signature)
+            if recording is not None and recording.checked:
+                rebuild = recording.rebuild
+                return recording.replay(leaves)
+            if recording is not None:
+                results = function(*leaves)
+                agrees = _equal(recording.replay(leaves), results)
+                recordings[signature] = recording._replace(checked=True) if agrees else None
+                return results
+            if signature in recordings or len(recordings) == MAX_RECORDINGS:
+                return function(*leaves)
+            program, constants, results = _record(function, leaves)
+            recordings[signature] = program and Recording(program, constants, rebuild, checked=False)
+            return results
+
+        if not _functorch.maybe_current_level():
+            results = recorded(flat, (), leaves)
+        elif _is_mapped_throughout(leaves):
+            results = _Below.apply(_Call(flat, (), recorded), *leaves)
+        else:
+            return step(state, batch, **arguments[2])
+        result: Any = rebuild(list(results))
         return result
 
     return replayed
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A function of leaves, over which axes it is mapped so far, and who calls it in the end."""
+
+    function: Callable[..., Leaves]
+    axes: tuple[Any, ...]
+    caller: Callable[..., Leaves]
+
+
+class _Below(torch.autograd.Function):
+    """Makes a call inside ``vmap`` a call below it, on all that is mapped at once."""
+
+    @staticmethod
+    def forward(call: _Call, *leaves: Any) -> Leaves:
+        return tuple(call.caller(call.function, call.axes, leaves))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], call: _Call, *leaves: Any
+    ) -> tuple[Leaves, tuple[int, ...]]:
+        mapped = torch.func.vmap(call.function, in_dims[1:], randomness=info.randomness)
+        axes = (*call.axes, (info.batch_size, in_dims[1:]))
+        results = _Below.apply(_Call(mapped, axes, call.caller), *leaves)
+        return results, (0,) * len(results)
+
+
+def _is_mapped_throughout(leaves: list[Any]) -> bool:
+    """Whether nothing but ``vmap`` is active, and each one maps over at least one of the leaves.
+
+    Only then is the stack of transforms the same again when the step is called below it, so that what
+    the step reads besides its arguments is mapped as before.
+    """
+    levels = set(range(1, 1 + _functorch.maybe_current_level()))
+    for leaf in leaves:
+        while isinstance(leaf, torch.Tensor) and _functorch.is_batchedtensor(leaf):
+            levels.discard(_functorch.maybe_get_level(leaf))
+            leaf = _functorch.get_unwrapped(leaf)
+    return not levels
 
 
 class _CannotRecord(Exception):
@@ -98,7 +169,7 @@ class _CannotRecord(Exception):
 class _Recorder(TorchDispatchMode):
     """Writes every operation below autograd and vmap into a graph."""
 
-    def __init__(self, inputs: list[Any]) -> None:
+    def __init__(self, inputs: Leaves) -> None:
         super().__init__()
         self.graph = Graph()
         self.constants: list[torch.Tensor] = []
@@ -148,28 +219,27 @@ class _Recorder(TorchDispatchMode):
         self._alive.append(tensor)
 
 
-def _record(step: Step, arguments: tuple[TrainState, Any, dict[str, Any]]) -> tuple[Recording | None, Result]:
-    state, batch, extra = arguments
-    leaves = tree.leaves(arguments)
+def _record(
+    function: Callable[..., Leaves], leaves: Leaves
+) -> tuple[Callable[..., Leaves] | None, list[torch.Tensor], Leaves]:
+    """The program of a call, or None; the tensors that it read besides; and its results."""
     if not all(isinstance(leaf, torch.Tensor) for leaf in leaves):
-        return None, step(state, batch, **extra)
+        return None, [], function(*leaves)
     recorder = _Recorder(leaves)
     try:
         with recorder:
-            result = step(state, batch, **extra)
+            results = function(*leaves)
     except _CannotRecord:
-        return None, step(state, batch, **extra)
-    results, rebuild_result = tree.flatten(result)
+        return None, [], function(*leaves)
     recorder.graph.output([recorder.node_of(leaf) for leaf in results])
     recorder.graph.eliminate_dead_code()
-    program = GraphModule(torch.nn.Module(), recorder.graph).forward
-    return Recording(program, recorder.constants, rebuild_result, checked=False), result
+    return GraphModule(torch.nn.Module(), recorder.graph).forward, recorder.constants, results
 
 
 def _signature(leaf: Any) -> Any:
     return (leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, torch.Tensor) else type(leaf)
 
 
-def _equal(one: Result, other: Result) -> bool:
-    pairs = zip(tree.leaves(one), tree.leaves(other), strict=True)
+def _equal(some: Leaves, others: Leaves) -> bool:
+    pairs = zip(some, others, strict=True)
     return all(torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) for a, b in pairs)

@@ -1,112 +1,21 @@
-"""Pictures of runs and schedules. The only file that needs matplotlib, and only when called."""
+"""Pictures of gradient noise: variances, norms and the noise scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import PureSGDError, check_count
-from .gradients import NoiseScale, minibatch_variance
+from ..errors import PureSGDError
+from ..gradients import NoiseScale, minibatch_variance
+from .figures import new_figure, positive
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "plot_gradient_norms",
-    "plot_history",
-    "plot_minibatch_variance",
-    "plot_noise_scale",
-    "plot_schedules",
-]
-
-#: Readable names of what fit records; another quantity is labelled by its own name.
-LABELS = {
-    "loss": "training",
-    "val_loss": "held out",
-    "val_loss_averaged": "held out, averaged parameters",
-    "learning_rate": "learning rate",
-    "grad_norm": "gradient norm",
-}
-
-
-def plot_history(
-    history: Mapping[str, Sequence[float]],
-    panels: Sequence[Sequence[str]] = (("loss", "val_loss", "val_loss_averaged"), ("learning_rate",)),
-    by: str = "epoch",
-) -> Figure:
-    """Draw what :func:`fit` recorded, one panel above the other.
-
-    ``panels`` names the quantities of each panel; those that ``history`` lacks are left out, and so is a
-    panel without any. ``by`` is the quantity on the common x axis. Save the figure with
-    ``figure.savefig(path)``.
-
-    Raises:
-        PureSGDError: none of the quantities was recorded, or matplotlib is not installed.
-
-    Example:
-        >>> import pure_sgd as ps
-        >>> figure = ps.plotting.plot_history({"epoch": [0, 1], "loss": [2.0, 1.0]})
-        >>> [axes.get_ylabel() for axes in figure.axes]
-        ['loss']
-    """
-    drawn = [[name for name in names if name in history] for names in panels]
-    drawn = [names for names in drawn if names]
-    if not drawn or by not in history:
-        raise PureSGDError(
-            "plot_history",
-            f"the history holds {sorted(history)}, and nothing of {list(panels)} by {by!r}",
-            "Name what to draw with panels= and by=",
-        )
-    figure, rows = _figure(len(drawn), 1, (7.0, 1.2 + 2.4 * len(drawn)))
-    for axes, names in zip(rows, drawn, strict=True):
-        for name in names:
-            axes.plot(history[by], history[name], label=LABELS.get(name, name))
-        axes.set_ylabel("loss" if any("loss" in name for name in names) else LABELS.get(names[0], names[0]))
-        if len(names) > 1:
-            axes.legend(frameon=False)
-    rows[-1].set_xlabel(by)
-    return figure
-
-
-def plot_schedules(
-    schedules: Mapping[str, Callable[[torch.Tensor], Any]], steps: int, log_scale: bool = False
-) -> Figure:
-    """Draw schedules over ``steps`` steps, each in a small panel of its own on common axes.
-
-    Raises:
-        PureSGDError: no schedule, no step, or matplotlib is not installed.
-
-    Example:
-        >>> import pure_sgd as ps
-        >>> figure = ps.plotting.plot_schedules({"cosine": ps.cosine_decay_schedule(0.1, 100)}, 100)
-        >>> figure.axes[0].get_title()
-        'cosine'
-    """
-    check_count("plot_schedules", "steps", steps)
-    if not schedules:
-        raise PureSGDError(
-            "plot_schedules", "got no schedule", "Pass some by name, such as {'step': step_schedule(0.1, 30)}"
-        )
-    columns = min(4, len(schedules))
-    rows = -(-len(schedules) // columns)
-    figure, panels = _figure(rows, columns, (2.9 * columns, 0.6 + 2.1 * rows), sharey=True)
-    x = torch.arange(steps)
-    for axes, (name, schedule) in zip(panels, schedules.items(), strict=False):
-        values = torch.as_tensor(schedule(x), dtype=torch.float64).expand(steps)
-        axes.plot(x.numpy(), values.numpy())
-        axes.set_title(name, fontsize="medium")
-        if log_scale:
-            axes.set_yscale("log")
-    for above, axes in zip(panels[len(schedules) - columns :], panels[len(schedules) :], strict=False):
-        axes.set_visible(False)
-        above.tick_params(labelbottom=True)
-    figure.supxlabel("step", fontsize="medium")
-    figure.supylabel("learning rate", fontsize="medium")
-    return figure
+__all__ = ["plot_gradient_norms", "plot_minibatch_variance", "plot_noise_scale"]
 
 
 def plot_minibatch_variance(
@@ -137,7 +46,7 @@ def plot_minibatch_variance(
             f"got {len(batch_sizes)} batch sizes and {len(measured)} measurements",
             "Pass one measurement for each size",
         )
-    figure, (axes,) = _figure(1, 1, (6.0, 4.2))
+    figure, (axes,) = new_figure(1, 1, (6.0, 4.2))
     smallest, largest = min(batch_sizes), max(batch_sizes)
     sizes = torch.logspace(math.log10(smallest), math.log10(largest), 100, dtype=torch.float64)
     sizes = sizes.clamp(smallest, largest)
@@ -176,7 +85,7 @@ def plot_gradient_norms(norms: Any, max_norm: float | None = None, bins: int = 4
             f"norms holds {len(values)} numbers, or one that is not finite",
             "Filter them",
         )
-    figure, (axes,) = _figure(1, 1, (6.0, 3.6))
+    figure, (axes,) = new_figure(1, 1, (6.0, 3.6))
     # Norms spread over orders of magnitude, unless some are 0.
     smallest, largest = float(values.min()), float(values.max())
     edges: Any = bins
@@ -220,10 +129,10 @@ def plot_noise_scale(
             f"got {len(steps)} steps and {len(scales)} measurements",
             "Pass one measurement for each step",
         )
-    figure, (terms, ratio) = _figure(2, 1, (7.0, 5.4))
+    figure, (terms, ratio) = new_figure(2, 1, (7.0, 5.4))
     for name, label in (("trace_covariance", "noise of one example"), ("grad_sq_norm", "signal")):
-        terms.plot(steps, _positive([getattr(scale, name) for scale in scales]), label=label)
-    ratio.plot(steps, _positive([scale.simple for scale in scales]), label="noise / signal")
+        terms.plot(steps, positive([getattr(scale, name) for scale in scales]), label=label)
+    ratio.plot(steps, positive([scale.simple for scale in scales]), label="noise / signal")
     if batch_size is not None:
         ratio.axhline(batch_size, color="C3", linestyle="--", label=f"batch size {batch_size:g}")
         ratio.legend(frameon=False)
@@ -234,27 +143,3 @@ def plot_noise_scale(
     ratio.set_ylabel("noise scale (examples)")
     ratio.set_xlabel("step")
     return figure
-
-
-def _positive(numbers: Sequence[Any]) -> list[float]:
-    """Plain numbers; NaN, which is not drawn, where a logarithmic axis has no place."""
-    return [value if (value := float(number)) > 0 else float("nan") for number in numbers]
-
-
-def _figure(
-    rows: int, columns: int, size: tuple[float, float], sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PureSGDError(
-            "plotting", "matplotlib is not installed", "Install it: pip install pure_sgd[plot]"
-        ) from error
-    # A Figure of its own rather than pyplot's: no global state, no window, nothing to close.
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel()
-    for axes in panels:
-        axes.grid(alpha=0.25)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, list(panels)

@@ -1,0 +1,55 @@
+"""What all pictures begin with: a figure of panels, and numbers that an axis can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PureSGDError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["new_figure", "positive"]
+
+
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of rows times columns panels with a common x axis, and the panels row by row.
+
+    Raises:
+        PureSGDError: matplotlib is not installed.
+
+    Example:
+        >>> from pure_sgd.plotting.figures import new_figure
+        >>> figure, panels = new_figure(2, 1, (7.0, 5.0))
+        >>> len(panels)
+        2
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PureSGDError(
+            "plotting", "matplotlib is not installed", "Install it: pip install pure_sgd[plot]"
+        ) from error
+    # A Figure of its own rather than pyplot's: no global state, no window, nothing to close.
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel()
+    for axes in panels:
+        axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(panels)
+
+
+def positive(numbers: Sequence[Any]) -> list[float]:
+    """Plain numbers; NaN, which is not drawn, where a logarithmic axis has no place.
+
+    Example:
+        >>> from pure_sgd.plotting.figures import positive
+        >>> positive([2, 0])
+        [2.0, nan]
+    """
+    return [value if (value := float(number)) > 0 else float("nan") for number in numbers]

@@ -1,0 +1,230 @@
+"""One run for every point of a grid of hyperparameters and seeds, many runs at once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from .. import tree
+from ..errors import PureSGDError, check_count
+
+__all__ = ["SweepResult", "sweep"]
+
+OPTIONS = ("chunk_size", "progress", "zipped")
+
+#: Words of torch.vmap's own messages, the problem they stand for, and its remedy.
+REFUSALS = (
+    (
+        ("data-dependent control flow", "calling .item()"),
+        "reads the value of a tensor, which differs between runs",
+        "Use torch.where in place of a decision, tensors in place of .item(), and make_step in place of fit",
+    ),
+    (
+        ("randomness error mode",),
+        "draws from torch's global generator, which runs cannot share",
+        "Draw with pure_sgd.random from random.key(seed), and sweep over seed",
+    ),
+    (
+        ("dynamic shape",),
+        "makes a tensor whose shape depends on values, which differ between runs",
+        "Use torch.where, or multiply by the mask",
+    ),
+    (
+        ("inplace arithmetic", "doesn't match the broadcast shape"),
+        "writes what differs between runs into a tensor that they share",
+        "Make a new tensor (x = x + y for x += y)",
+    ),
+    (
+        ("Batching rule not implemented",),
+        "calls a function that torch.vmap cannot map",
+        "Write it with other functions, or call run in a loop",
+    ),
+)
+NOT_THE_CAUSE = (Path(torch.__file__).parent, Path(__file__).parents[1])
+
+
+class SweepResult(NamedTuple):
+    """What :func:`sweep` returns."""
+
+    grids: dict[str, torch.Tensor]  # the values on each axis, in the order of the axes
+    results: Any  # like what run returned; a leaf P is now (len(grid 1), len(grid 2), ..., P)
+
+
+def sweep(
+    run: Callable[..., Any],
+    /,
+    *,
+    zipped: bool = False,
+    chunk_size: int | None = None,
+    progress: bool = True,
+    **grids: Any,
+) -> SweepResult:
+    """Call ``run`` at every point of the product of the grids, all runs at once.
+
+        results[i, j, ...] = run(name_1=grid_1[i], name_2=grid_2[j], ...)
+
+    Every call is mapped by ``torch.func.vmap``: ``run`` receives 0-d tensors and must not ask for their
+    values; otherwise it may be any function, such as a whole training run, whose steps :func:`replay_step`
+    makes faster here too. Each run equals the same run by itself, to rounding.
+
+    Args:
+        run: ``run(**hyperparams)`` gives a tree of tensors. Parameters without a grid keep their defaults.
+        zipped: Go through grids of one length side by side, instead of their product: the results have one
+            leading axis.
+        chunk_size: Runs that are mapped at once; None: all. Memory grows with it, and the time that a
+            small run takes falls.
+        progress: Show a progress bar if there is more than one chunk and standard error is a terminal.
+        **grids: By the name of a parameter of ``run``, a sequence of numbers or of tensors of one shape, or a
+            tensor, whose first axis is gone through. Of numbers, ints become int64 (seeds:
+            ``random.key(seed)`` takes them), and floats float64, which keeps each what it is and leaves the
+            dtypes of parameters alone; they go to torch's default device. Tensors come as they are.
+
+    Returns:
+        ``(grids, results)``: each grid as a tensor, and what ``run`` returned with one leading axis a grid,
+        in the order in which they were named.
+
+    Raises:
+        PureSGDError: a grid that ``run`` does not take, none for what it needs, an empty one, lengths that
+            differ when ``zipped``, or a ``run`` that cannot be mapped, with the line that says why.
+
+    Example:
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> def run(rate, seed):
+        ...     tx = ps.sgd(rate)
+        ...     step = ps.make_step(lambda params, target: (params - target) ** 2, tx)
+        ...     state = ps.init_train_state(ps.random.normal(ps.random.key(seed)), tx)
+        ...     for _ in range(10):
+        ...         state, metrics = step(state, torch.tensor(1.0))
+        ...     return metrics["loss"]
+        >>> grids, losses = ps.sweep(run, rate=[0.01, 0.1, 0.3], seed=range(4))
+        >>> losses.shape, grids["rate"][losses.mean(1).argmin()].item()
+        (torch.Size([3, 4]), 0.3)
+    """
+    _check_names(run, grids)
+    if chunk_size is not None:
+        check_count("sweep", "chunk_size", chunk_size)
+    values = {name: _values(name, grid) for name, grid in grids.items()}
+    shape = tuple(len(grid) for grid in values.values())
+    if zipped and len(set(shape)) > 1:
+        lengths = ", ".join(f"{name} {length}" for name, length in zip(grids, shape, strict=True))
+        raise PureSGDError(
+            "sweep",
+            f"grids of different lengths cannot be zipped: {lengths}",
+            "Give all the same length, or leave zipped out for their product",
+        )
+    if zipped:
+        points = [torch.arange(shape[0])] * len(shape)
+        shape = shape[:1]
+    else:
+        points = [p.flatten() for p in torch.meshgrid(*map(torch.arange, shape), indexing="ij")]
+    leaves, rebuild = _run_all(run, values, points, chunk_size or math.prod(shape), progress)
+    return SweepResult(values, rebuild([leaf.reshape(*shape, *leaf.shape[1:]) for leaf in leaves]))
+
+
+def _run_all(
+    run: Callable[..., Any],
+    values: dict[str, torch.Tensor],
+    points: list[torch.Tensor],
+    chunk_size: int,
+    progress: bool,
+) -> tuple[list[torch.Tensor], Callable[[list[Any]], Any]]:
+    """The leaves of the results with one leading axis for all points, and what makes a tree of them."""
+    rebuild: Callable[[list[Any]], Any] = list
+
+    # vmap sees flat tuples only: it takes no None, and orders dicts in its own way.
+    def flat(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        nonlocal rebuild
+        results, rebuild = tree.flatten(run(**dict(zip(values, arguments, strict=True))))
+        for path, leaf in tree.named_leaves(rebuild(results), "result"):
+            if not isinstance(leaf, torch.Tensor):
+                raise PureSGDError(
+                    "sweep",
+                    f"{path} of run is a {type(leaf).__name__}, expected a tensor",
+                    "Return a tree of tensors",
+                )
+        return tuple(results)
+
+    mapped, count = torch.func.vmap(flat), len(points[0])
+    chunks: list[tuple[torch.Tensor, ...]] = []
+    hidden = None if progress and chunk_size < count else True
+    with tqdm(total=count, disable=hidden, unit="run") as bar:
+        for start in range(0, count, chunk_size):
+            rows = [p[start : start + chunk_size] for p in points]
+            grids = zip(values.values(), rows, strict=True)
+            arguments = [grid[row.to(grid.device)] for grid, row in grids]
+            try:
+                chunks.append(mapped(*arguments))
+            except (RuntimeError, ValueError) as error:
+                if told := _explained(error):
+                    raise told from error
+                raise
+            bar.update(len(rows[0]))
+    return [torch.cat(parts) for parts in zip(*chunks, strict=True)], rebuild
+
+
+def _check_names(run: Callable[..., Any], grids: dict[str, Any]) -> None:
+    if not grids and not set(OPTIONS) & set(inspect.signature(run).parameters):
+        raise PureSGDError("sweep", "got no grid", "Pass one by name, such as rate=[0.01, 0.1]")
+    parameters = inspect.signature(run).parameters.values()
+    takes = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for name in grids:
+        if name not in takes and not anything:
+            raise PureSGDError(
+                "sweep", f"run takes no {name!r}; it takes {takes}", "Name each grid like a parameter of run"
+            )
+    for p in parameters:
+        if p.name in takes and p.default is p.empty and p.name not in grids:
+            remedy = "Pass one, or give the parameter a default"
+            if p.name in OPTIONS:
+                remedy = (
+                    f"It is also an option of sweep: give the parameter of run another name than {p.name}"
+                )
+            raise PureSGDError("sweep", f"run needs {p.name!r}, for which there is no grid", remedy)
+
+
+def _values(name: str, grid: Any) -> torch.Tensor:
+    """A grid as one tensor, whose first axis is gone through."""
+    listed = grid if isinstance(grid, torch.Tensor) or not isinstance(grid, Iterable) else list(grid)
+    try:
+        if isinstance(listed, list) and listed and isinstance(listed[0], torch.Tensor):
+            listed = torch.stack(listed)
+        elif isinstance(listed, list):
+            has_floats = any(isinstance(value, float) for value in listed)
+            listed = torch.tensor(listed, dtype=torch.float64 if has_floats else None)
+        if isinstance(listed, torch.Tensor) and listed.ndim:
+            if len(listed):
+                return listed
+            raise PureSGDError("sweep", f"the grid {name} is empty", "Pass at least one value")
+    except (TypeError, RuntimeError) as error:
+        problem, cause = f"the grid {name} cannot be one tensor ({error})", error
+    except ValueError as error:
+        if isinstance(error, PureSGDError):
+            raise
+        problem, cause = f"the grid {name} cannot be one tensor ({error})", error
+    else:
+        problem, cause = f"the grid {name} is {grid!r}, which cannot be gone through", None
+    remedy = "Pass a sequence of numbers, or of tensors of one shape; over anything else, loop"
+    raise PureSGDError("sweep", problem, remedy) from cause
+
+
+def _explained(error: Exception) -> PureSGDError | None:
+    """What a refusal of ``torch.vmap`` means for a run, with the line that it refused; else None."""
+    for words, problem, remedy in REFUSALS:
+        if any(word in str(error) for word in words):
+            frames = [
+                frame
+                for frame in traceback.extract_tb(error.__traceback__)
+                if not any(Path(frame.filename).is_relative_to(folder) for folder in NOT_THE_CAUSE)
+            ]
+            place = f" ({frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+            return PureSGDError("sweep", f"run {problem}{place}", remedy)
+    return None

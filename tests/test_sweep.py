@@ -1,0 +1,250 @@
+"""A sweep: many runs as one mapped call, each the run that it would be alone."""
+
+from __future__ import annotations
+
+import functools
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+import pure_sgd as ps
+
+functorch: Any = import_module("torch._C._functorch")
+
+(X, Y), _ = ps.data.linear_regression(ps.random.key(0), n=40, features=3)
+DATA = X.double(), Y.double()
+MODEL = ps.models.mlp((3, 4, 1))
+LOSS = ps.empirical_risk(lambda params, x, y: ps.losses.squared_error(MODEL.apply(params, x), y[None]))
+
+
+def train(rate: Any, seed: Any, decay: Any = 0.9, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    """Three epochs from a random start, in a random order, by an optimizer with state and an average."""
+    tx = ps.chain(ps.sgd(rate, momentum=decay, weight_decay=1e-3), ps.params_ema(0.9))
+    key, data = ps.random.key(seed), ps.tree.map(lambda leaf: leaf.to(dtype), DATA)
+    step, state = ps.make_step(LOSS, tx), ps.init_train_state(MODEL.init(key, dtype), tx)
+    losses = []
+    for epoch in range(3):
+        for rows in ps.epoch_indices(40, 10, seed, epoch):
+            state, metrics = step(state, ps.data.take(data, rows))
+            losses.append(metrics["loss"])
+    averaged = ps.eval_params(state.opt_state, state.params)
+    return {"losses": torch.stack(losses), "risk": LOSS(averaged, data), "state": state}
+
+
+def assert_same(one: Any, other: Any, tolerance: float = 1e-12) -> None:
+    assert ps.tree.structure(one) == ps.tree.structure(other)
+    for (path, a), (_, b) in zip(ps.tree.named_leaves(one), ps.tree.named_leaves(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda m, p=path: f"{p}: {m}")
+
+
+def sentence_of(call: Any) -> str:
+    with pytest.raises(ps.PureSGDError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_every_run_of_a_product_is_the_run_alone():
+    rates, seeds, decays = [0.01, 0.1], range(3), torch.tensor([0.0, 0.5], dtype=torch.float64)
+    grids, results = ps.sweep(train, rate=rates, seed=seeds, decay=decays)
+    assert [list(grid) for grid in grids.values()] == [rates, [0, 1, 2], [0.0, 0.5]]
+    assert results["losses"].shape == (2, 3, 2, 12)
+    assert results["state"].params["layers"][0]["w"].shape == (2, 3, 2, 3, 4)
+    for i, rate in enumerate(rates):
+        for j, seed in enumerate(seeds):
+            for k, decay in enumerate([0.0, 0.5]):
+                found = ps.tree.map(lambda leaf, at=(i, j, k): leaf[at], results)
+                assert_same(found, train(rate, seed, decay))
+
+
+def test_zipped_grids_go_side_by_side():
+    result = ps.sweep(train, rate=[0.01, 0.1, 0.2], seed=[5, 7, 5], zipped=True)
+    assert result.results["risk"].shape == (3,)
+    for i, (rate, seed) in enumerate([(0.01, 5), (0.1, 7), (0.2, 5)]):
+        assert_same(ps.tree.map(lambda leaf, i=i: leaf[i], result.results), train(rate, seed))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 6, 100])
+def test_chunks_change_nothing_but_how_many_runs_are_mapped_at_once(chunk_size: int):
+    sizes = []
+
+    def run(rate: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+        sizes.append(functorch.get_unwrapped(rate).shape[0])
+        return rate * seed
+
+    result = ps.sweep(run, rate=[0.5, 2.0], seed=range(3), chunk_size=chunk_size)
+    assert sizes == {1: [1] * 6, 4: [4, 2], 6: [6], 100: [6]}[chunk_size]
+    assert result.results.tolist() == [[0.0, 0.5, 1.0], [0.0, 2.0, 4.0]]
+
+
+def test_hyperparameters_leave_the_dtypes_of_a_run_alone():
+    result = ps.sweep(functools.partial(train, dtype=torch.float32), rate=[0.01, 0.1], seed=[0])
+    alone = train(0.01, 0, dtype=torch.float32)
+    assert_same(
+        ps.tree.map(lambda leaf: leaf[0, 0], result.results["state"].params), alone["state"].params, 1e-5
+    )
+
+
+def test_a_grid_is_anything_that_makes_one_tensor():
+    rows = torch.arange(6.0).reshape(3, 2)
+    grids, sums = ps.sweep(lambda row: row.sum(), row=rows)
+    assert_same((grids, sums), ({"row": rows}, torch.tensor([1.0, 5.0, 9.0])))
+    assert_same(ps.sweep(lambda row: row.sum(), row=list(rows)).results, sums)
+    assert ps.sweep(lambda x: x, x=(n for n in [1, 2.5])).results.tolist() == [1.0, 2.5]
+    assert ps.sweep(lambda x: x, x=range(2)).grids["x"].dtype == torch.int64
+    assert ps.sweep(lambda **given: given["run"], run=[3]).results.tolist() == [3]
+
+
+def test_a_result_may_hold_what_does_not_depend_on_the_grid_or_no_tensor_at_all():
+    result = ps.sweep(lambda x: {"same": torch.ones(2), "none": None, "b": (x,)}, x=[1, 2], chunk_size=1)
+    assert_same(result.results, {"same": torch.ones(2, 2), "none": None, "b": (torch.tensor([1, 2]),)})
+
+
+def test_a_run_may_be_a_scan():
+    """Inside a sweep the scan runs as the loop that it stands for."""
+
+    def run(rate: Any, seed: Any) -> torch.Tensor:
+        tx = ps.sgd(rate, momentum=0.9)
+        step, state = ps.make_step(LOSS, tx), ps.init_train_state(MODEL.init(ps.random.key(seed)), tx)
+        rows = ps.epoch_indices(40, 10, seed, 0)
+        return ps.scan_indices(step, state, (X, Y), rows, compile=False)[1]["loss"]
+
+    risks = ps.sweep(run, rate=[0.01, 0.1], seed=[0, 1]).results
+    assert_same(risks[1, 1], run(0.1, 1), 1e-5)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_replayed_step_is_recorded_for_all_runs_together(nested: bool):
+    calls = []
+
+    def loss(params: Any, batch: Any) -> torch.Tensor:
+        calls.append(None)
+        # Not mse_loss, which torch 2.13 cannot map three times.
+        return ps.empirical_risk(lambda params, x, y: (MODEL.apply(params, x)[0] - y) ** 2)(params, batch)
+
+    def run(rate: torch.Tensor, momentum: torch.Tensor, replay: bool) -> Any:
+        # All begin at one place: only what the step reads besides its arguments differs.
+        tx = ps.sgd(rate, momentum=momentum)
+        step, state = ps.make_step(loss, tx), ps.init_train_state(MODEL.init(ps.random.key(0)), tx)
+        step = ps.replay_step(step) if replay else step
+        seen = []
+        for rows in ps.epoch_indices(40, 4, 0, 0):
+            state, metrics = step(state, ps.data.take((X, Y), rows))
+            seen.append(metrics)
+        return state, seen
+
+    def both(replay: bool) -> Any:
+        rates, momenta = [0.01, 0.1, 0.2], [0.0, 0.5, 0.9]  # as many of each: none may pass for the other
+        if not nested:
+            return ps.sweep(functools.partial(run, replay=replay), rate=rates, momentum=momenta).results
+        return ps.sweep(
+            lambda rate: ps.sweep(lambda momentum: run(rate, momentum, replay), momentum=momenta).results,
+            rate=rates,
+        ).results
+
+    expected = both(replay=False)
+    assert len(calls) == 10
+    assert_same(both(replay=True), expected, 0.0)
+    assert len(calls) < 10 + 5  # once as it is, where nothing was mapped yet, and twice to record and check
+
+
+def test_a_recording_of_one_run_is_not_taken_for_one_of_many():
+    tx = ps.sgd(0.1)
+    step = ps.replay_step(ps.make_step(lambda params, x: ((params - x) ** 2).sum(), tx))
+    starts, x = torch.tensor([1.0, 2.0, 3.0]), torch.tensor(0.0)
+
+    def norm(start: torch.Tensor) -> torch.Tensor:
+        return step(ps.init_train_state(start, tx), x)[1]["grad_norm"]
+
+    for _ in range(3):
+        torch.testing.assert_close(norm(starts), 2 * starts.norm())
+    assert_same(ps.sweep(norm, start=starts).results, 2 * starts)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_the_order_of_a_seed_is_the_same_in_a_sweep(replacement: bool):
+    order = functools.partial(ps.epoch_indices, 7, 3, epoch=2, replacement=replacement)
+    found = ps.sweep(lambda seed: order(seed=seed), seed=[0, -1, 2**40]).results
+    assert_same(list(found), [order(seed=seed) for seed in (0, -1, 2**40)])
+
+
+def test_a_sweep_differentiates():
+    """The gradient of the mean over seeds, as for a hyperparameter that is to serve them all."""
+
+    def mean_risk(rate: torch.Tensor) -> torch.Tensor:
+        return ps.sweep(lambda seed: train(rate, seed)["risk"], seed=range(3)).results.mean()
+
+    rate = torch.tensor(0.05, dtype=torch.float64)
+    singles = [torch.func.grad(lambda rate, s=seed: train(rate, s)["risk"])(rate) for seed in range(3)]
+    assert_same(torch.func.grad(mean_risk)(rate), torch.stack(singles).mean())
+
+
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda: ps.sweep(train, lr=[0.1]), "run takes no 'lr'; it takes ['rate', 'seed', 'decay', 'dtype']"),
+        (lambda: ps.sweep(train, rate=[0.1]), "run needs 'seed', for which there is no grid"),
+        (lambda: ps.sweep(train), "got no grid"),
+        (lambda: ps.sweep(train, rate=[], seed=[1]), "the grid rate is empty"),
+        (lambda: ps.sweep(train, rate=torch.ones(0), seed=[1]), "the grid rate is empty"),
+        (lambda: ps.sweep(train, rate=0.1, seed=[1]), "the grid rate is 0.1, which cannot be gone through"),
+        (lambda: ps.sweep(train, rate=torch.tensor(1.0), seed=[1]), "the grid rate is tensor(1.)"),
+        (lambda: ps.sweep(train, rate=["a"], seed=[1]), "the grid rate cannot be one tensor"),
+        (lambda: ps.sweep(train, rate=[torch.ones(2), torch.ones(3)], seed=[1]), "cannot be one tensor"),
+        (lambda: ps.sweep(train, rate=[0.1], seed=[2**64]), "the grid seed cannot be one tensor"),
+        (
+            lambda: ps.sweep(train, rate=[0.1, 0.2], seed=[1], zipped=True),
+            "grids of different lengths cannot be zipped: rate 2, seed 1",
+        ),
+        (lambda: ps.sweep(train, rate=[0.1], seed=[1], chunk_size=0), "chunk_size=0 is not at least 1"),
+        (lambda: ps.sweep(lambda progress: progress, progress=[1]), "It is also an option of sweep"),
+        (lambda: ps.sweep(lambda x: {"a": 1.0}, x=[1]), "result['a'] of run is a float"),
+    ],
+)
+def test_what_cannot_be_swept_is_named(call: Any, sentence: str):
+    assert sentence in sentence_of(call)
+
+
+@pytest.mark.parametrize(
+    "run, problem",
+    [
+        (lambda x: x if x > 1 else -x, "reads the value"),
+        (lambda x: torch.tensor(x.item()), "reads the value"),
+        (lambda x: x * torch.rand(()), "draws from torch's global generator"),
+        (lambda x: (x * torch.ones(2)).nonzero(), "whose shape depends on values"),
+        (lambda x: torch.ones(2).add_(x), "writes what differs between runs"),
+        (lambda x: ps.fit(LOSS, ps.sgd(x), MODEL.init(ps.random.key(0)), (X, Y), steps=2), "reads the value"),
+    ],
+    ids=["branch", "item", "generator", "shape", "in place", "fit"],
+)
+def test_what_vmap_refuses_is_told_with_its_line(run: Any, problem: str):
+    told = sentence_of(lambda: ps.sweep(run, x=[0.5, 2.0]))
+    assert problem in told
+    assert "test_sweep.py, line" in told
+
+
+def test_an_error_of_the_run_itself_comes_through():
+    with pytest.raises(ps.PureSGDError, match="nobody reads the extra argument 'x'"):
+        ps.sweep(lambda x: ps.make_step(LOSS, ps.sgd(x))(None, None, x=x)[1], x=[0.5])
+
+
+@pytest.mark.parametrize("chunk_size, shown", [(2, True), (None, False)])
+def test_a_bar_shows_how_many_runs_are_done(monkeypatch: Any, chunk_size: int | None, shown: bool):
+    seen: list[Any] = []
+
+    class Bar:
+        def __init__(self, **options: Any) -> None:
+            seen.append((options["total"], options["disable"]))
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *error: Any) -> None: ...
+
+        def update(self, count: int) -> None:
+            seen.append(count)
+
+    monkeypatch.setattr("pure_sgd.training.swept.tqdm", Bar)
+    ps.sweep(lambda x: x, x=range(5), chunk_size=chunk_size)
+    assert seen == ([(5, None), 2, 2, 1] if shown else [(5, True), 5])
