@@ -81,10 +81,8 @@ def both_run() -> Generator[None, None, None]:
     Example:
         >>> import torch
         >>> from pure_sgd.transforms.wrapping import both_run, either
-        >>> def choose(condition):
-        ...     return either(condition, lambda: torch.ones(2), lambda: torch.zeros(2))
         >>> with both_run():
-        ...     torch.compile(choose, backend="eager", fullgraph=True)(torch.tensor(True))
+        ...     either(torch.tensor(True), lambda: torch.ones(2), lambda: torch.zeros(2))
         tensor([1., 1.])
     """
     token = _BOTH_RUN.set(True)
