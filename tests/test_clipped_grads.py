@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gradient_noise import BATCH, PARAMS, ROWS, X, Y, close, example_loss, flat
+from test_gradient_noise import BATCH, PARAMS, ROWS, X, Y, assert_close, example_loss, flat
 
 import pure_sgd as ps
 
@@ -25,10 +25,10 @@ def clipped_rows(bound: float) -> torch.Tensor:
 @pytest.mark.parametrize("bound", [1e-3, float(NORMS.median()), 1e3])
 def test_it_is_the_mean_of_clipped_gradients(bound: float, method: str, chunk_size: int | None):
     found = ps.clipped_mean_grads(example_loss, bound, method=method, chunk_size=chunk_size)(PARAMS, BATCH)
-    close(flat(found.grads), clipped_rows(bound).mean(0))
-    close(found.norms, NORMS)
+    assert_close(flat(found.grads), clipped_rows(bound).mean(0))
+    assert_close(found.norms, NORMS)
     losses = [example_loss(PARAMS, x, y) for x, y in zip(X, Y, strict=True)]
-    close(found.loss, torch.stack(losses).mean())
+    assert_close(found.loss, torch.stack(losses).mean())
 
 
 @pytest.mark.parametrize("chunk_size", [None, 2])
@@ -40,10 +40,10 @@ def test_each_leaf_may_have_its_own_bound(chunk_size: int | None):
         ps.tree.leaves(PARAMS), ps.tree.leaves(bounds), ps.tree.leaves(found.norms), strict=True
     ):
         part = ROWS[:, start : start + leaf.numel()]
-        close(norms, part.norm(dim=1))
+        assert_close(norms, part.norm(dim=1))
         expected.append((part * (float(bound) / norms).clamp(max=1)[:, None]).mean(0))
         start += leaf.numel()
-    close(flat(found.grads), torch.cat(expected))
+    assert_close(flat(found.grads), torch.cat(expected))
 
 
 @given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 99), bound=st.floats(1e-3, 10.0), split=st.booleans())
@@ -85,8 +85,8 @@ def test_the_noise_of_leaves_is_that_of_their_joint_bound():
 def test_a_gradient_of_zero_is_not_stretched():
     grads = ps.clipped_mean_grads(lambda params, x: x @ params, 1.0)
     found = grads(torch.zeros(2), (torch.zeros(3, 2),))
-    close(found.grads, torch.zeros(2))
-    close(found.norms, torch.zeros(3))
+    assert_close(found.grads, torch.zeros(2))
+    assert_close(found.norms, torch.zeros(3))
 
 
 def test_terms_that_cancel_within_an_example_do_not_hide_its_size():
@@ -111,7 +111,7 @@ def test_a_batch_without_examples_is_all_noise():
     still = ps.clipped_mean_grads(
         lambda p, x, y: 0.0 * example_loss(p, x, y), 0.5, 2.0, expected_batch_size=4.0
     )
-    close(found.grads, still(PARAMS, BATCH, KEY).grads)
+    assert_close(found.grads, still(PARAMS, BATCH, KEY).grads)
     assert found.norms.shape == (0,)
     assert torch.isnan(found.loss)
     with pytest.raises(ps.PureSGDError, match="0 examples"):
@@ -140,8 +140,8 @@ def test_the_bound_maps_and_compiles():
 
     bounds = torch.tensor([0.1, 1.0], dtype=torch.float64)
     alone = torch.stack([grads(bound) for bound in bounds])
-    close(torch.func.vmap(grads)(bounds), alone)
-    close(torch.compile(grads, backend="aot_eager", fullgraph=True)(bounds[0]), alone[0])
+    assert_close(torch.func.vmap(grads)(bounds), alone)
+    assert_close(torch.compile(grads, backend="aot_eager", fullgraph=True)(bounds[0]), alone[0])
 
 
 def test_compiled_it_is_the_same_also_by_chunks():
@@ -167,7 +167,7 @@ def test_the_quantile_of_norms_is_found():
 def test_one_step_of_the_bound_is_the_papers():
     clipping = ps.adaptive_clipping(target_quantile=0.7, learning_rate=0.1)
     state = clipping.update(torch.tensor([1.0, 2.0, 3.0, 4.0]), clipping.init(2.0))
-    close(state.max_norm, torch.tensor(2.0 * torch.exp(torch.tensor(-0.1 * (0.5 - 0.7))).item()))
+    assert_close(state.max_norm, torch.tensor(2.0 * torch.exp(torch.tensor(-0.1 * (0.5 - 0.7))).item()))
 
 
 def test_the_count_of_small_norms_may_be_noisy():

@@ -51,25 +51,25 @@ def moments(of: Any = BATCH) -> ps.GradientMoments:
     return ps.gradient_moments(example_loss)(PARAMS, of)
 
 
-def close(got: Any, want: Any) -> None:
+def assert_close(got: Any, want: Any) -> None:
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
 def test_the_noise_scale_is_trace_over_signal():
     scale = ps.noise_scale(moments())
-    close(scale.trace_covariance, COVARIANCE.trace())
-    close(scale.grad_sq_norm, MEAN @ MEAN - COVARIANCE.trace() / COUNT)
-    close(scale.simple, scale.trace_covariance / scale.grad_sq_norm)
+    assert_close(scale.trace_covariance, COVARIANCE.trace())
+    assert_close(scale.grad_sq_norm, MEAN @ MEAN - COVARIANCE.trace() / COUNT)
+    assert_close(scale.simple, scale.trace_covariance / scale.grad_sq_norm)
 
 
 def test_its_two_terms_are_unbiased():
     """Over all pairs that can be drawn with replacement they have the mean of all examples."""
     pairs = [moments((X[list(i)], Y[list(i)])) for i in itertools.product(range(COUNT), repeat=2)]
     scales = [ps.noise_scale(pair) for pair in pairs]
-    close(torch.stack([s.grad_sq_norm for s in scales]).mean(), MEAN @ MEAN)
+    assert_close(torch.stack([s.grad_sq_norm for s in scales]).mean(), MEAN @ MEAN)
     population = COVARIANCE.trace() * (COUNT - 1) / COUNT
-    close(torch.stack([s.trace_covariance for s in scales]).mean(), population)
-    close(ps.critical_batch_size(scales), population / (MEAN @ MEAN))
+    assert_close(torch.stack([s.trace_covariance for s in scales]).mean(), population)
+    assert_close(ps.critical_batch_size(scales), population / (MEAN @ MEAN))
 
 
 def test_two_batch_sizes_give_the_same():
@@ -80,13 +80,13 @@ def test_two_batch_sizes_give_the_same():
         return torch.stack([ROWS[list(draw)].mean(0).square().sum() for draw in draws]).mean()
 
     scale = ps.noise_scale_from_batch_sizes(mean_sq_norm(1), mean_sq_norm(3), 1, 3)
-    close(scale.grad_sq_norm, MEAN @ MEAN)
-    close(scale.trace_covariance, COVARIANCE.trace() * (COUNT - 1) / COUNT)
+    assert_close(scale.grad_sq_norm, MEAN @ MEAN)
+    assert_close(scale.trace_covariance, COVARIANCE.trace() * (COUNT - 1) / COUNT)
 
 
 def test_measurements_may_be_stacked():
     scales = ps.NoiseScale(torch.tensor([8.0, 4.0]), torch.tensor([-0.5, 2.5]), torch.tensor([-16.0, 1.6]))
-    close(ps.critical_batch_size(scales), torch.tensor(6.0))
+    assert_close(ps.critical_batch_size(scales), torch.tensor(6.0))
     nothing_left = ps.NoiseScale(torch.tensor(1.0), torch.tensor(-0.5), torch.tensor(-2.0))
     assert math.isnan(ps.critical_batch_size([nothing_left]))
 
@@ -96,34 +96,34 @@ def test_the_variance_of_a_mini_batch_is_that_of_all_draws(size: int):
     without = torch.stack([ROWS[list(i)].mean(0) for i in itertools.combinations(range(COUNT), size)])
     variance = moments().variance
     found = ps.minibatch_variance(variance, size, COUNT)
-    close(flat(found), without.var(0, correction=0))
+    assert_close(flat(found), without.var(0, correction=0))
     if size <= 3:
         draws = itertools.product(range(COUNT), repeat=size)
         with_replacement = torch.stack([ROWS[list(i)].mean(0) for i in draws])
         found = ps.minibatch_variance(variance, size, COUNT, replacement=True)
-        close(flat(found), with_replacement.var(0, correction=0))
-    close(flat(ps.minibatch_variance(variance, size)), ROWS.var(0) / size)
+        assert_close(flat(found), with_replacement.var(0, correction=0))
+    assert_close(flat(ps.minibatch_variance(variance, size)), ROWS.var(0) / size)
 
 
 def test_it_takes_a_trace_and_many_sizes_at_once():
     sizes = torch.tensor([1.0, 2.0, 7.0], dtype=torch.float64)
     trace = COVARIANCE.trace()
-    close(ps.minibatch_variance(trace, sizes, COUNT), trace / sizes * (1 - sizes / COUNT))
+    assert_close(ps.minibatch_variance(trace, sizes, COUNT), trace / sizes * (1 - sizes / COUNT))
 
 
 def test_signal_to_noise_diversity_and_fisher():
     found = ps.gradient_signal_to_noise(moments())
-    close(flat(found.parameters), MEAN**2 / ROWS.var(0))
-    close(found.tree, MEAN @ MEAN / COVARIANCE.trace())
+    assert_close(flat(found.parameters), MEAN**2 / ROWS.var(0))
+    assert_close(found.tree, MEAN @ MEAN / COVARIANCE.trace())
     start = 0
     by_leaf = zip(ps.tree.leaves(found.leaves), ps.tree.leaves(PARAMS), strict=True)
     for ratio, leaf in by_leaf:
         part = slice(start, start + leaf.numel())
-        close(ratio, (MEAN[part] ** 2).sum() / ROWS.var(0)[part].sum())
+        assert_close(ratio, (MEAN[part] ** 2).sum() / ROWS.var(0)[part].sum())
         start += leaf.numel()
     diversity = ROWS.square().sum() / ROWS.sum(0).square().sum()
-    close(ps.gradient_diversity(moments()), diversity)
-    close(flat(ps.empirical_fisher_diagonal(moments())), ROWS.square().mean(0))
+    assert_close(ps.gradient_diversity(moments()), diversity)
+    assert_close(flat(ps.empirical_fisher_diagonal(moments())), ROWS.square().mean(0))
 
 
 def test_agreeing_examples_have_infinite_signal_and_no_gradient_has_none():
@@ -133,48 +133,48 @@ def test_agreeing_examples_have_infinite_signal_and_no_gradient_has_none():
 
 def test_slopes_and_cosines_are_those_of_the_gradients():
     direction = ps.tree.map(torch.cos, PARAMS)
-    close(ps.per_example_slopes(example_loss)(PARAMS, BATCH, direction), ROWS @ flat(direction))
+    assert_close(ps.per_example_slopes(example_loss)(PARAMS, BATCH, direction), ROWS @ flat(direction))
     cosines = ROWS @ MEAN / (ROWS.norm(dim=1) * MEAN.norm())
-    close(ps.per_example_cosines(example_loss)(PARAMS, BATCH), cosines)
+    assert_close(ps.per_example_cosines(example_loss)(PARAMS, BATCH), cosines)
 
 
 def test_a_gradient_of_zero_has_a_cosine_of_zero():
     cosines = ps.per_example_cosines(lambda params, x: x @ params)
-    close(cosines(torch.zeros(2), (torch.tensor([[0.0, 0.0], [0.0, 2.0]]),)), torch.tensor([0.0, 1.0]))
+    assert_close(cosines(torch.zeros(2), (torch.tensor([[0.0, 0.0], [0.0, 2.0]]),)), torch.tensor([0.0, 1.0]))
 
 
 def test_the_top_examples_are_the_largest():
     norms = ps.per_example_grad_norms(example_loss)(PARAMS, BATCH)
     found = ps.top_examples(norms, 3)
     assert found.indices.tolist() == sorted(range(COUNT), key=lambda i: -float(ROWS[i].norm()))[:3]
-    close(found.norms, ROWS.norm(dim=1)[found.indices])
+    assert_close(found.norms, ROWS.norm(dim=1)[found.indices])
 
 
 def test_covariance_times_a_vector():
     vector = ps.tree.map(torch.sin, PARAMS)
     found = ps.covariance_vector_product(example_loss)(PARAMS, BATCH, vector)
-    close(flat(found), COVARIANCE @ flat(vector))
+    assert_close(flat(found), COVARIANCE @ flat(vector))
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 3, COUNT, 50])
 def test_the_gram_matrix_holds_all_inner_products(chunk_size: int | None):
-    close(ps.gradient_gram_matrix(example_loss, chunk_size)(PARAMS, BATCH), ROWS @ ROWS.T)
+    assert_close(ps.gradient_gram_matrix(example_loss, chunk_size)(PARAMS, BATCH), ROWS @ ROWS.T)
 
 
 def test_the_spectrum_is_that_of_the_covariance():
     found = ps.covariance_spectrum(example_loss, k=4, chunk_size=2)(PARAMS, BATCH)
-    close(found.eigenvalues, torch.linalg.eigvalsh(COVARIANCE).flip(0)[:4])
-    close(found.trace, COVARIANCE.trace())
+    assert_close(found.eigenvalues, torch.linalg.eigvalsh(COVARIANCE).flip(0)[:4])
+    assert_close(found.trace, COVARIANCE.trace())
     vectors = torch.stack([flat(ps.tree.map(lambda v, i=i: v[i], found.eigenvectors)) for i in range(4)])
-    close(vectors @ vectors.T, torch.eye(4, dtype=torch.float64))
-    close(vectors @ COVARIANCE, found.eigenvalues[:, None] * vectors)
+    assert_close(vectors @ vectors.T, torch.eye(4, dtype=torch.float64))
+    assert_close(vectors @ COVARIANCE, found.eigenvalues[:, None] * vectors)
 
 
 def test_directions_without_variance_are_zero():
     spectrum = ps.covariance_spectrum(lambda params, x: x @ params, k=2)
     found = spectrum(torch.zeros(2), (torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 0.0]]),))
-    close(found.eigenvalues, torch.tensor([9.0, 0.0]))
-    close(found.eigenvectors[1], torch.zeros(2))
+    assert_close(found.eigenvalues, torch.tensor([9.0, 0.0]))
+    assert_close(found.eigenvectors[1], torch.zeros(2))
 
 
 def test_the_tracker_divides_debiased_averages():
@@ -187,9 +187,9 @@ def test_the_tracker_divides_debiased_averages():
         scale, state = tracker.update(half, state)
         noise = decay * noise + (1 - decay) * now.trace_covariance
         signal = decay * signal + (1 - decay) * now.grad_sq_norm
-        close(scale.trace_covariance, noise / (1 - decay**step))
-        close(scale.grad_sq_norm, signal / (1 - decay**step))
-        close(scale.simple, noise / signal)
+        assert_close(scale.trace_covariance, noise / (1 - decay**step))
+        assert_close(scale.grad_sq_norm, signal / (1 - decay**step))
+        assert_close(scale.simple, noise / signal)
     assert state.step == 4
 
 
@@ -200,7 +200,7 @@ def test_the_tracker_maps_over_its_decay():
         return tracker.update(moments((X[:3], Y[:3])), state)[0].simple
 
     decays = torch.tensor([0.5, 0.9], dtype=torch.float64)
-    close(torch.func.vmap(final)(decays), torch.stack([final(d) for d in decays]))
+    assert_close(torch.func.vmap(final)(decays), torch.stack([final(d) for d in decays]))
 
 
 @pytest.mark.parametrize(
