@@ -55,6 +55,12 @@ def assert_close(got: Any, want: Any) -> None:
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("first", [2, 3, 5])
+def test_merged_moments_keep_all_digits(first: int):
+    merged = ps.merge_moments(moments((X[:first], Y[:first])), moments((X[first:], Y[first:])))
+    torch.testing.assert_close(merged, moments(), rtol=1e-13, atol=1e-15)
+
+
 def test_the_noise_scale_is_trace_over_signal():
     scale = ps.noise_scale(moments())
     assert_close(scale.trace_covariance, COVARIANCE.trace())

@@ -142,14 +142,14 @@ def merge_moments(a: GradientMoments, b: GradientMoments) -> GradientMoments:
     count = a.count + b.count
 
     def mean(mean_a: torch.Tensor, mean_b: torch.Tensor) -> torch.Tensor:
-        return mean_a + (mean_b - mean_a) * (b.count / count).to(mean_a.dtype)
+        return mean_a + (mean_b - mean_a) * b.count / count
 
     def variance(
         mean_a: torch.Tensor, mean_b: torch.Tensor, of_a: torch.Tensor, of_b: torch.Tensor
     ) -> torch.Tensor:
-        weights = [a.count - 1, b.count - 1, a.count * b.count / count]
-        in_a, in_b, between = ((weight / (count - 1)).to(of_a.dtype) for weight in weights)
-        return in_a * of_a + in_b * of_b + between * squared(mean_b - mean_a)
+        # Each count meets a leaf first: the quotient of two integer tensors would have float32 alone.
+        between = squared(mean_b - mean_a) * a.count / count * b.count
+        return (of_a * (a.count - 1) + of_b * (b.count - 1) + between) / (count - 1)
 
     return GradientMoments(
         count,
