@@ -173,7 +173,4 @@ def _noisy(total: list[torch.Tensor], key: Any, deviation: Any) -> list[torch.Te
 
 
 def _added(terms: Sequence[Any]) -> Any:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    return sum(terms[1:], terms[0])

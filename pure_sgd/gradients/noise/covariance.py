@@ -182,7 +182,4 @@ def _as_rows(grads: torch.Tensor) -> torch.Tensor:
 
 
 def _added(terms: list[torch.Tensor]) -> torch.Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    return sum(terms[1:], terms[0])
