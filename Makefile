@@ -14,7 +14,7 @@ WORKERS ?= 2
 export MPLBACKEND := Agg
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/inductor
 
-.PHONY: help setup demo test slow test-peers lint examples bench bench-noise clean
+.PHONY: help setup demo test slow test-peers lint examples bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -63,13 +63,9 @@ examples: $(VENV)/test.stamp
 	done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; false; }
 
+# make bench ROWS="variance/mlp128 sweep" runs these rows alone, QUICK=1 the headlines in under two minutes.
 bench: $(VENV)/bench.stamp
-	@$(BIN)/python benchmarks/lecture_training.py
-	@$(MAKE) --no-print-directory bench-noise
-
-# make bench-noise ROWS="variance/mlp128 clipping" runs these rows alone.
-bench-noise: $(VENV)/bench.stamp
-	@$(BIN)/python benchmarks/gradient_noise.py $(ROWS)
+	@$(BIN)/python benchmarks/speed.py $(ROWS) $(if $(QUICK),--quick) $(if $(DEVICE),--device $(DEVICE))
 
 clean:
 	@rm -rf $(VENV) .hypothesis .pytest_cache .ruff_cache build dist
@@ -106,6 +102,6 @@ $(VENV)/peers.stamp: $(VENV)/test.stamp
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/peers.stamp
-	@echo "setup: JAX"
+	@echo "setup: JAX, Optax and TorchOpt"
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@touch $@

@@ -1,23 +1,16 @@
 """Gradient noise: this library beside a plain gradient, and beside BackPACK, Opacus and JAX.
 
-    make bench-noise                         everything: under ten minutes
-    make bench-noise ROWS="variance/cnn128"  the groups of rows whose names hold one of these words
-
-The ways to do the same work run in turn, round after round, each set up, compiled and warmed up before, and
-only if all have given the same result. A ratio is the median over rounds of the ratio of two times
-of one round, with its quartiles: ours over theirs where it is to be at most something, theirs over ours
-where it is to be at least something. What "mean gradient" is: value_and_grad of the empirical risk of the
-same loss of one example. What "loss.backward()" is: the loss of the batch written by hand. Memory is
-measured by noise_memory.py, in units of what it may be.
+What "mean gradient" is: value_and_grad of the empirical risk of the same loss of one example. What
+"loss.backward()" is: the loss of the batch written by hand. Memory is measured by noise_memory.py, in units
+of what it may be. The MLP is 784-512-512-10, the network takes 3x32x32, the transformer has d 128, T 32, two
+layers.
 """
 
 from __future__ import annotations
 
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import noise_jax
@@ -25,14 +18,13 @@ import noise_memory
 import noise_peers
 import torch
 from noise_cases import Case, make_case
-from noise_rounds import Group, Ratio, Results, Row, Way, line, lines
+from rounds import Group, Line, Ratio, Results, Row, Settings, Way, line
 
 import pure_sgd as ps
 
 COUNTS = {"mlp128": ("mlp", 128), "mlp512": ("mlp", 512), "cnn128": ("cnn", 128), "tf64": ("transformer", 64)}
 # What the larger batch would tell of these, the smaller tells.
 SMALLER = ("clipping", "gradients")
-PEERS = ("backpack-for-pytorch", "opacus", "jax")
 
 
 def at_parameters(case: Case, function: Callable[..., Any]) -> Callable[[], Any]:
@@ -76,10 +68,10 @@ def our_ways(case: Case, function: Callable[..., Any], read: Callable[[Any], Res
     }
 
 
-def plain_rows(bound: float) -> list[Row]:
+def plain_rows(bound: float, why: str = "") -> list[Row]:
     """Eager beside eager, and compiled beside compiled."""
     return [
-        Row((ours,), (plain + tail,), bound)
+        Row((ours,), (plain + tail,), bound, why=why)
         for ours, tail in (("eager", ""), ("compiled", ", compiled"))
         for plain in ("mean gradient", "loss.backward()")
     ]
@@ -109,8 +101,8 @@ def variance(name: str, case: Case) -> Group:
         ),
     }
     rows = [
-        *plain_rows(1.5 if case.kind == "mlp" else 2.0),
-        Row(("eager", "compiled"), tuple(torch_peers), 1.5, faster=True),
+        *plain_rows(1.5 if case.kind == "mlp" else 2.0, "a third matrix product a layer, and page faults"),
+        Row(("eager", "compiled"), tuple(torch_peers), 1.5, faster=True, why="the same matrix products"),
         Row(("eager", "compiled"), ("JAX vmap(grad) + var",), 2.0, faster=True),
     ]
     return Group(name, ways, rows)
@@ -147,49 +139,29 @@ def gradients(name: str, case: Case) -> Group:
     return Group(name, ways, [Row(("eager", "compiled"), ("JAX vmap(grad)",), 1.2)])
 
 
-def memory(counts: dict[str, tuple[str, int]]) -> Iterator[str]:
-    row = Row(("eager",), (), 1.0)
-    for name, ratio in zip(counts, noise_memory.over_allowed(list(counts.values())), strict=True):
-        yield line(f"memory/{name}", "eager", "3 x parameters + activations", row, Ratio(ratio, ratio, ratio))
+def memory(settings: Settings) -> list[Line]:
+    row = Row(("eager",), (), 1.0, why="the squares of both factors are held while the product is formed")
+    ratios = noise_memory.over_allowed(list(COUNTS.values()))
+    print(f"memory over the batch size: {noise_memory.draw(noise_memory.growth())}")
+    return [
+        line(f"memory/{name}", "eager", "3 x parameters + activations", row, Ratio(ratio, ratio, ratio))
+        for name, ratio in zip(COUNTS, ratios, strict=True)
+    ]
 
 
-GROUPS: dict[str, Callable[[str, Case], Group]] = {
-    "variance": variance,
-    "norms": norms,
-    "clipping": clipping,
-    "gradients": gradients,
-}
-
-
-def main(words: list[str]) -> None:
-    """Print the table, group after group."""
-
-    def chosen(work: str) -> dict[str, tuple[str, int]]:
-        cases = [case for case in COUNTS if not (work in SMALLER and case == "mlp512")]
-        return {case: COUNTS[case] for case in cases if any(w in f"{work}/{case}" for w in words or [""])}
-
-    start = time.perf_counter()
+def group(work: Callable[[str, Case], Group], name: str, case: str, settings: Settings) -> Group:
     # BackPACK and Opacus watch the first layer too, whose input needs no gradient.
     warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {', '.join(map(version, PEERS))}")
-    print(f"{'work':18} {'ours':9} {'beside':34} {'to reach':14} {'ratio (quartiles)':24}")
-    for work, make_group in GROUPS.items():
-        for case, (kind, count) in chosen(work).items():
-            for text in lines(make_group(f"{work}/{case}", make_case(kind, count))):
-                print(text, flush=True)
-    for text in memory(chosen("memory")):
-        print(text, flush=True)
-    if chosen("memory"):
-        print(f"memory over the batch size: {noise_memory.draw(noise_memory.growth())}")
-    print(f"{time.perf_counter() - start:.0f} s")
+    kind, count = COUNTS[case]
+    return work(name, make_case(kind, count, settings.device))
 
 
-def version(package: str) -> str:
-    try:
-        return f"{package} {metadata.version(package)}"
-    except metadata.PackageNotFoundError:
-        return f"{package} is not installed"
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+GROUPS: dict[str, Callable[[Settings], Group | list[Line]]] = {
+    **{
+        f"{work.__name__}/{case}": partial(group, work, f"{work.__name__}/{case}", case)
+        for work in (variance, norms, clipping, gradients)
+        for case in COUNTS
+        if not (work.__name__ in SMALLER and case == "mlp512")
+    },
+    "memory": memory,
+}

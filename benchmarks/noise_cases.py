@@ -1,4 +1,4 @@
-"""The models of gradient_noise.py: as pure functions of one example, and as modules for a whole batch."""
+"""Models of several benchmarks: as pure functions of one example, and as modules for a whole batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ class Case(NamedTuple):
         return [of_module[i].mT if transposed else of_module[i] for i, transposed in self.places]
 
 
-def make_case(kind: str, count: int) -> Case:
+CPU = torch.device("cpu")
+
+
+def make_case(kind: str, count: int, device: torch.device = CPU) -> Case:
     """A case with ``count`` examples, the same at each call."""
     generator = torch.Generator().manual_seed(0)
     if kind == "mlp":
@@ -52,7 +55,8 @@ def make_case(kind: str, count: int) -> Case:
         model = ps.models.transformer(VOCABULARY, CONTEXT, WIDTH, HEADS, LAYERS)
         module = Transformer()
         x, labels = torch.randint(VOCABULARY, (2, count, CONTEXT), generator=generator).unbind()
-    params = model.init(ps.random.key(0))
+    params = ps.tree.map(lambda leaf: leaf.to(device), model.init(ps.random.key(0)))
+    module, x, labels = module.to(device), x.to(device), labels.to(device)
 
     def loss(params: Any, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return ps.losses.softmax_cross_entropy_with_integer_labels(model.apply(params, x), label)
@@ -126,6 +130,6 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        positions = torch.arange(CONTEXT).repeat(len(tokens), 1)
+        positions = torch.arange(CONTEXT, device=tokens.device).repeat(len(tokens), 1)
         hidden = self.blocks(self.tokens(tokens) + self.positions(positions))
         return self.head(self.norm(hidden))

@@ -41,7 +41,7 @@ def _compiled(case: Case, reduce: Callable[[Any, Any], Any]) -> Callable[[], Any
     def work(params: Any, x: Any, labels: Any) -> Any:
         return reduce(jax, jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, labels))
 
-    params, batch = ps.tree.map(lambda leaf: numbers.asarray(leaf.numpy()), (case.params, case.batch))
+    params, batch = ps.tree.map(lambda leaf: numbers.asarray(leaf.cpu().numpy()), (case.params, case.batch))
     return lambda: jax.block_until_ready(work(params, *batch))
 
 
