@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "pure_sgd"
 LAYERS = (
     "errors",
     "recipe",
+    "functorch",
     "tree",
     "random",
     "data",

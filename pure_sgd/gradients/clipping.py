@@ -9,11 +9,11 @@ import torch
 
 from .. import random, tree
 from ..errors import PureSGDError, check_count, check_hyperparameter
+from ..functorch import readable
 from ..models.buffers import trainable, without_buffers
 from .compilable import compilable
 from .example_gradients import ExampleGradients, example_gradients, sliced
 from .examples import Batch, ExampleLoss, Params
-from .onepass.functorch import readable
 from .onepass.stack import Want
 
 __all__ = ["ClippedGrads", "clipped_mean_grads"]

@@ -9,8 +9,8 @@ import torch
 from torch._dynamo import nonstrict_trace
 from torch.utils import _pytree as pytree
 
+from ..functorch import within_transform
 from .examples import Batch, Params
-from .onepass.functorch import within_transform
 
 __all__ = ["compilable"]
 

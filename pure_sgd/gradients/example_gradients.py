@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .. import tree
+from .. import functorch, tree
 from ..errors import PureSGDError, check_count
 from .examples import Batch, ExampleLoss, Params, checked, over_examples
-from .onepass import functorch
 from .onepass.one_pass import one_pass
 from .onepass.stack import LeafSums, Stack, Want, along_examples, squared
 from .value_and_grad import check_differentiable, value_and_grad

@@ -9,6 +9,7 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
+from ..functorch import readable
 from ..models.buffers import trainable, without_buffers
 from .compilable import compilable
 from .example_gradients import (
@@ -19,7 +20,6 @@ from .example_gradients import (
     sliced,
 )
 from .examples import Batch, ExampleLoss, Params
-from .onepass.functorch import readable
 from .onepass.stack import LeafSums, Want, squared
 
 __all__ = ["GradientMoments", "gradient_moments", "merge_moments"]

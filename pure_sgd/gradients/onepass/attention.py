@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from . import functorch
+from ... import functorch
 
 # Its projections are calls that there are rules for, once it is made to show them.
 multi_head_attention = functorch.opened(F.multi_head_attention_forward)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .functorch import readable
+from ...functorch import readable
 from .linear import Outer, joined
 from .stack import LeafSums, Stack, Want
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn import grad as formulas
 
-from .functorch import readable
+from ...functorch import readable
 from .stack import Dense, LeafSums, Stack, Want, along_examples
 from .uses import Rule, Use, Watch, rule
 

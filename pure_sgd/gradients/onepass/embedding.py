@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .functorch import readable
+from ...functorch import readable
 from .stack import LeafSums, Stack, Want, along_examples, square_norms
 from .uses import Use, Watch, rule
 

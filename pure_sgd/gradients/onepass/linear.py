@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .functorch import readable
+from ...functorch import readable
 from .stack import CPU_ELEMENTS, GPU_ELEMENTS, LeafSums, Stack, Want, along_examples
 
 # Up to this many pairs of positions, matrix products over all examples cost less than forming gradients.

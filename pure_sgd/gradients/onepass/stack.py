@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .functorch import readable
+from ...functorch import readable
 
 # How many elements of gradients are formed at once. On a CPU they should stay in its cache, and for
 # a large leaf the gradient of one example alone fills it; a GPU wants few large kernels.

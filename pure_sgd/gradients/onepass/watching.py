@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from ... import tree
-from . import attention, functorch
+from ... import functorch, tree
+from . import attention
 from . import convolution as convolution  # registers its rules, as do the next ones
 from . import einsum as einsum
 from . import embedding as embedding
