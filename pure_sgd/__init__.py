@@ -9,6 +9,7 @@ from . import plotting as plotting
 from . import random as random
 from . import tree as tree
 from .data import epoch_indices as epoch_indices
+from .data import permute_index as permute_index
 from .data import poisson_indices as poisson_indices
 from .errors import PureSGDError as PureSGDError
 from .gradients import AdaptiveClipping as AdaptiveClipping

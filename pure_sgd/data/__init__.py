@@ -11,3 +11,4 @@ from .datasets import digits as digits
 from .datasets import linear_regression as linear_regression
 from .order import epoch_indices as epoch_indices
 from .order import poisson_indices as poisson_indices
+from .permutation import permute_index as permute_index
