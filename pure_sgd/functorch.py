@@ -1,7 +1,7 @@
-"""The private parts of torch that the pass needs, all of them: what ``torch.vmap`` has done to a tensor.
+"""What torch's transforms, such as ``vmap``, have done to tensors: all that asks torch's private parts.
 
-``tests/test_gradients_functorch.py`` holds each function to its word, so that a torch that changes one
-of them fails there. Without them everything still works, by way of ``vmap(grad)``.
+``tests/test_functorch.py`` holds each function to its word, so that a torch that changes one of them
+fails there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The private parts of torch on which the one pass rests: a torch that changes them fails here."""
+"""The private parts of torch on which the package rests: a torch that changes them fails here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from pure_sgd.gradients.onepass import functorch
+from pure_sgd import functorch
 
 
 def test_the_level_counts_the_transforms_around():
