@@ -1,5 +1,10 @@
 """State, step, compilation and the loop."""
 
+from .checkpoints import CorruptCheckpointError as CorruptCheckpointError
+from .checkpoints import checkpoint_metadata as checkpoint_metadata
+from .checkpoints import checkpoint_steps as checkpoint_steps
+from .checkpoints import load_checkpoint as load_checkpoint
+from .checkpoints import save_checkpoint as save_checkpoint
 from .compiled import compile_step as compile_step
 from .compiled import compile_when_it_pays as compile_when_it_pays
 from .loop import FitResult as FitResult

@@ -1,0 +1,151 @@
+"""A checkpoint is read: every leaf verified, each difference named."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ... import tree
+from ...errors import PureSGDError
+from .contents import CorruptCheckpointError, Leaf, Manifest, leaf_of, read_manifest, read_values
+from .directory import checkpoint_steps, folder_of
+
+__all__ = ["checkpoint_metadata", "load_checkpoint"]
+
+MOST_DIFFERENCES = 20
+
+
+def load_checkpoint(
+    directory: str | os.PathLike[str],
+    like: Any,
+    step: int | None = None,
+    *,
+    fallback: bool = False,
+    rename: Mapping[str, str] | None = None,
+    partial: bool = False,
+) -> Any:
+    """The tree that was saved, in the structure of ``like``, on the devices of its tensors.
+
+    Every leaf is verified. ``like`` gives structure, shapes, dtypes and devices, its values are not looked
+    at: ``init_train_state(params, tx)``, say. Leaves go by their path, such as ``.params['w']``, so that a
+    class may be renamed between writing and reading.
+
+    Args:
+        directory: Where :func:`save_checkpoint` has written.
+        like: A tree like the one that was saved.
+        step: Of which step; None: the newest.
+        fallback: Where the newest is corrupt, warn and take the newest that is intact.
+        rename: How paths of ``like`` that begin with a key begin in the file instead:
+            ``{"": ".params"}`` reads the parameters alone out of a :class:`TrainState`.
+        partial: Leaves that the file does not have keep the value of ``like``, and leaves of the file that
+            ``like`` does not have are left out.
+
+    Raises:
+        PureSGDError: no checkpoint there; leaves that the file does not have or that nobody expects, and
+            differences in shape, dtype or kind, all of them named.
+        CorruptCheckpointError: the checkpoint is not what was written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> import pure_sgd as ps
+        >>> state = ps.init_train_state({"w": torch.ones(2)}, ps.adam(0.1))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = ps.save_checkpoint(directory, state, step=0)
+        ...     ps.load_checkpoint(directory, {"w": torch.zeros(2)}, rename={"": ".params"}, partial=True)
+        {'w': tensor([1., 1.])}
+    """
+    root = Path(directory)
+    steps = checkpoint_steps(root) if step is None else [step]
+    for number in reversed(steps):
+        try:
+            return _loaded(folder_of(root, number), like, dict(rename or {}), partial)
+        except CorruptCheckpointError as error:
+            if step is not None or not fallback:
+                raise
+            warnings.warn(f"load_checkpoint: {error}", stacklevel=2)
+    problem = "holds no checkpoint that is intact" if steps else "holds no checkpoint"
+    raise PureSGDError(str(root), problem, "Save one with save_checkpoint, or pass its directory")
+
+
+def checkpoint_metadata(directory: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
+    """The ``metadata`` that was saved with a checkpoint, of the newest if no step is named.
+
+    Raises:
+        PureSGDError: no checkpoint there.
+        CorruptCheckpointError: its manifest is not what was written.
+
+    Example:
+        >>> import tempfile
+        >>> import pure_sgd as ps
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = ps.save_checkpoint(directory, {}, step=5, metadata={"loss": 0.5})
+        ...     ps.checkpoint_metadata(directory)
+        {'loss': 0.5}
+    """
+    root = Path(directory)
+    steps = checkpoint_steps(root) if step is None else [step]
+    if not steps:
+        raise PureSGDError(str(root), "holds no checkpoint", "Save one with save_checkpoint")
+    return read_manifest(folder_of(root, steps[-1])).metadata
+
+
+def _loaded(folder: Path, like: Any, rename: dict[str, str], partial: bool) -> Any:
+    if not folder.is_dir():
+        raise PureSGDError(str(folder), "there is no such checkpoint", "Ask checkpoint_steps which there are")
+    manifest = read_manifest(folder)
+    named = tree.named_leaves(like)
+    sources = {path: _renamed(path, rename) for path, _ in named}
+    _check_fit(folder, manifest, named, sources, partial)
+    values = read_values(folder, manifest, [name for name in sources.values() if name in manifest.leaves])
+    _, rebuild = tree.flatten(like)
+    return rebuild([_placed(values.get(sources[path], leaf), leaf) for path, leaf in named])
+
+
+def _renamed(path: str, rename: dict[str, str]) -> str:
+    """The path in the file: the longest key that ``path`` begins with is replaced."""
+    keys = [key for key in rename if path.startswith(key)]
+    if not keys:
+        return path
+    key = max(keys, key=len)
+    return rename[key] + path.removeprefix(key)
+
+
+def _check_fit(
+    folder: Path, manifest: Manifest, named: list[tuple[str, Any]], sources: dict[str, str], partial: bool
+) -> None:
+    """Say of all leaves at once how the file and ``like`` differ."""
+    found: list[str] = []
+    for path, value in named:
+        stored = manifest.leaves.get(sources[path])
+        if stored is None:
+            found += [] if partial else [f"{path} is not in the file"]
+        elif _described(stored) != _described(expected := _form(path, value)):
+            found.append(f"{path} is {_described(stored)} in the file, expected {_described(expected)}")
+    if not partial:
+        unexpected = manifest.leaves.keys() - sources.values()
+        found += [f"{path} is in the file, and nobody expects it" for path in sorted(unexpected)]
+    if found:
+        more = f"; and {len(found) - MOST_DIFFERENCES} more" if len(found) > MOST_DIFFERENCES else ""
+        remedy = "Pass a tree like the one that was saved, or rename=... and partial=True"
+        raise PureSGDError(str(folder), "; ".join(found[:MOST_DIFFERENCES]) + more, remedy)
+
+
+def _form(path: str, value: Any) -> Leaf:
+    """As in the manifest, without looking at the values of a tensor."""
+    if isinstance(value, torch.Tensor):
+        return Leaf("tensor", str(value.dtype).removeprefix("torch."), tuple(value.shape), None, None)
+    return leaf_of(path, value)
+
+
+def _described(leaf: Leaf) -> str:
+    return f"{leaf.dtype} {leaf.shape}" if leaf.kind == "tensor" else leaf.kind
+
+
+def _placed(value: Any, like: Any) -> Any:
+    return value.to(like.device) if isinstance(value, torch.Tensor) else value
