@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,9 @@ Order = Callable[[int], Iterable[torch.Tensor]]
 
 
 class BatchSource(NamedTuple):
-    """The batches of any epoch, and how many there are (None where nobody can know)."""
+    """The batches of any epoch from any of its steps on, and how many there are (None: nobody can know)."""
 
-    epoch: Callable[[int], Iterable[Any]]
+    epoch: Callable[..., Iterable[Any]]  # epoch(number, start=0)
     steps_per_epoch: int | None
 
 
@@ -72,11 +73,11 @@ def batch_source(
     def shuffled(epoch: int) -> Iterable[torch.Tensor]:
         return epoch_indices(count, size, seed, epoch, replacement)
 
-    def batches(epoch: int) -> Iterator[Any]:
+    def batches(epoch: int, start: int = 0) -> Iterator[Any]:
         if order is None and size == count and not replacement:
-            yield data  # the mean does not depend on the order: spare the copy
+            yield from [data][start:]  # the mean does not depend on the order: spare the copy
             return
-        for rows in (order or shuffled)(epoch):
+        for rows in islice((order or shuffled)(epoch), start, None):
             yield take(data, rows.to(device))
 
     return BatchSource(batches, -(-count // size) if order is None else len(list(order(0))))
@@ -129,12 +130,13 @@ def _iterated(data: Any, batch_size: int | None, order: Order | None) -> BatchSo
                 "Leave it out, or pass a tuple of tensors",
             )
 
-    def batches(epoch: int) -> Iterator[Any]:
+    def batches(epoch: int, start: int = 0) -> Iterator[Any]:
         empty = True
-        for batch in data:
+        for number, batch in enumerate(data):
             empty = False
             # DataLoader collates the fields of an example into a list; losses see a tuple either way.
-            yield tuple(batch) if isinstance(batch, list) else batch
+            if number >= start:
+                yield tuple(batch) if isinstance(batch, list) else batch
         if empty:
             raise PureSGDError(
                 "data",

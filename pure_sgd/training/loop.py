@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,7 +14,9 @@ from ..data import batch_source
 from ..errors import PureSGDError, check_count
 from ..transforms import GradientTransformation, eval_params
 from ..transforms.reading import average_names
+from .checkpoints import checkpoint_steps
 from .compiled import compile_step, compile_when_it_pays
+from .resuming import Interruption, Run, load_run, save_run, signals_wait
 from .state import TrainState, init_train_state
 from .step import Metrics, Step, make_step
 
@@ -55,6 +59,9 @@ def fit(
     statistics: int | None = None,
     compile: Literal["auto"] | bool = "auto",
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
 ) -> FitResult:
     """Train: ``state, metrics = step(state, batch)`` for every batch, with a record of each epoch.
 
@@ -87,6 +94,12 @@ def fit(
             sooner: see :func:`compile_when_it_pays`, which takes at least three minutes of
             steps to be left. The state is donated to the compiled step.
         progress: Show a progress bar, if standard error is a terminal.
+        checkpoint: A directory to save the run in, by :func:`save_checkpoint`: at the end, and
+        checkpoint_every: every so many steps; None: at each record. A SIGINT or SIGTERM then ends the
+            run after its step, with a checkpoint; a second one at once.
+        resume: Go on from the newest intact checkpoint, if there is one. What follows is bit for bit what
+            would have followed, with ``compile`` True or False (``"auto"`` decides by the clock), where
+            an iterable ``data`` gives the same batches again.
 
     Returns:
         ``(state, history)``: the last state, and a dict of lists: ``epoch``, ``step``, the means of ``loss``,
@@ -95,7 +108,7 @@ def fit(
 
     Raises:
         PureSGDError: neither or both of ``epochs`` and ``steps``, data without examples, a batch size out of
-            range, and whatever the step raises.
+            range, a run to resume that was begun with other settings, and whatever the step raises.
 
     Example:
         >>> import torch
@@ -109,46 +122,62 @@ def fit(
         >>> round(state.params["w"].item(), 2), round(state.params["b"].item(), 2)
         (3.0, 1.0)
     """
-    if record_every is not None:
-        check_count("fit", "record_every", record_every)
+    for name, value in (("record_every", record_every), ("checkpoint_every", checkpoint_every)):
+        if value is not None:
+            check_count("fit", name, value)
     source = batch_source(data, batch_size, seed, replacement, order)
     epochs, total = _length(epochs, steps, source.steps_per_epoch)
-    step = _choose(make_step(loss, tx, has_aux, statistics=statistics), compile, total)
-    state = init_train_state(params, tx)
-    extra = extra_args(None) if extra_args else {}
-    history: History = {}
-    done, window = 0, []
+    setting = {"seed": seed, "batch_size": batch_size, "replacement": replacement}
+    state, first, in_epoch, done, history, window = _begin(
+        init_train_state(params, tx), checkpoint, setting, resume
+    )
+    epoch = first
+    step = _choose(make_step(loss, tx, has_aux, statistics=statistics), compile, total and total - done)
+    extra = extra_args(_last(history)) if extra_args else {}
 
-    with torch.no_grad(), tqdm(total=total, disable=None if progress else True, unit="step") as bar:
+    def save() -> None:
+        if checkpoint is not None:
+            save_run(checkpoint, Run(state, epoch, in_epoch, done, history, window), setting)
 
-        def keep_record(epoch: int) -> bool:
-            """Record what happened since the last one; true when it is time to stop."""
-            nonlocal extra
-            record = {"epoch": epoch, "step": done, **_summary(window), **_evaluation(evaluate, state)}
-            window.clear()
-            for name, value in record.items():
-                history.setdefault(name, []).append(value)
-            bar.set_postfix({name: f"{value:.4g}" for name, value in record.items() if "loss" in name})
-            for callback in callbacks:
-                callback(record, state)
-            if extra_args:
-                extra = extra_args(record)
-            return stop_when is not None and stop_when(history)
+    def keep_record() -> bool:
+        """Record what happened since the last one; true when it is time to stop."""
+        nonlocal extra
+        record = {"epoch": epoch, "step": done, **_summary(window), **_evaluation(evaluate, state)}
+        window.clear()
+        for name, value in record.items():
+            history.setdefault(name, []).append(value)
+        bar.set_postfix({name: f"{value:.4g}" for name, value in record.items() if "loss" in name})
+        for callback in callbacks:
+            callback(record, state)
+        if extra_args:
+            extra = extra_args(record)
+        if checkpoint_every is None:
+            save()
+        return stop_when is not None and stop_when(history)
 
-        for epoch in range(epochs):
-            for batch in source.epoch(epoch):
+    waiting = nullcontext(Interruption()) if checkpoint is None else signals_wait()
+    bar = tqdm(total=total, initial=done, disable=None if progress else True, unit="step")
+    with torch.no_grad(), bar, waiting as interruption:
+        if done == steps or (history and not window and stop_when is not None and stop_when(history)):
+            return FitResult(state, history)
+        for epoch in range(first, epochs):
+            for batch in source.epoch(epoch, in_epoch):
                 state, metrics = step(state, batch, **extra)
                 window.append(metrics)
-                done += 1
+                done, in_epoch = done + 1, in_epoch + 1
                 bar.update()
                 ended = done == steps
-                if ended or (record_every and done % record_every == 0):
-                    stopped = keep_record(epoch)
-                    if ended or stopped:
-                        return FitResult(state, history)
+                stopped = (ended or (record_every and done % record_every == 0)) and keep_record()
+                ended = ended or stopped or interruption.signal is not None
+                if ended or (checkpoint_every and done % checkpoint_every == 0):
+                    save()
+                if ended:
+                    return FitResult(state, history)
             ended = epoch == epochs - 1
-            if window and (ended or not record_every) and keep_record(epoch):
+            if window and (ended or not record_every) and keep_record():
                 break
+            in_epoch = in_epoch if ended else 0
+        save()
     return FitResult(state, history)
 
 
@@ -161,6 +190,27 @@ def _length(epochs: int | None, steps: int | None, per_epoch: int | None) -> tup
     check_count("fit", "steps", steps)
     # Every epoch has at least one step: more epochs than steps are never begun.
     return steps or 0, steps
+
+
+def _begin(
+    state: TrainState, directory: str | os.PathLike[str] | None, setting: dict[str, Any], resume: bool
+) -> Run:
+    """The run from its start, or from where it was stopped."""
+    if resume and directory is None:
+        raise PureSGDError("fit", "resume=True without a checkpoint", "Pass its directory as checkpoint")
+    if resume and directory and (run := load_run(directory, state, setting)):
+        return run
+    if directory and not resume and checkpoint_steps(directory):
+        raise PureSGDError(
+            str(directory),
+            "holds the checkpoints of another run",
+            "Pass resume=True to go on with it, or another directory",
+        )
+    return Run(state, 0, 0, 0, {}, [])
+
+
+def _last(history: History) -> Record | None:
+    return {name: values[-1] for name, values in history.items()} or None
 
 
 def _choose(step: Step, compile: Literal["auto"] | bool, total: int | None) -> Step:
