@@ -92,7 +92,13 @@ def load_run(directory: Directory, like: TrainState, setting: dict[str, Any]) ->
 
 
 class Interruption:
-    """Which signal has come, if any."""
+    """Which signal has come, if any.
+
+    Example:
+        >>> from pure_sgd.training.resuming import Interruption
+        >>> Interruption().signal is None
+        True
+    """
 
     signal: int | None = None
 
