@@ -7,6 +7,7 @@ from . import losses as losses
 from . import models as models
 from . import plotting as plotting
 from . import random as random
+from . import theory as theory
 from . import tree as tree
 from .data import epoch_indices as epoch_indices
 from .data import permute_index as permute_index
