@@ -15,9 +15,9 @@ __all__ = ["new_figure", "positive"]
 
 
 def new_figure(
-    rows: int, columns: int, size: tuple[float, float], sharey: bool = False
+    rows: int, columns: int, size: tuple[float, float], sharey: bool = False, sharex: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of rows times columns panels with a common x axis, and the panels row by row.
+    """A figure of rows times columns panels, with a common x axis by default, and the panels row by row.
 
     Raises:
         PureSGDError: matplotlib is not installed.
@@ -36,7 +36,7 @@ def new_figure(
         ) from error
     # A Figure of its own rather than pyplot's: no global state, no window, nothing to close.
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel()
+    panels = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for axes in panels:
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
