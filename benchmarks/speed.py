@@ -37,7 +37,6 @@ FILES = (
     "speed_steps",
     "speed_eager",
     "speed_compile",
-    "growth",
     "gradient_noise",
 )
 HEADLINES = ("lecture/many", "lecture/step", "update/300", "eager/adam48")
@@ -50,8 +49,6 @@ def groups() -> dict[str, Make]:
     """Every group of rows: ways to measure, or lines that measure by themselves."""
     found: dict[str, Make] = {}
     for file in FILES:
-        if not Path(__file__).with_name(f"{file}.py").exists():
-            continue
         found.update(import_module(file).GROUPS)
     return found
 

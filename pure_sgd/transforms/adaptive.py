@@ -16,6 +16,7 @@ from .contract import (
     step_zero,
     transformation,
 )
+from .one_kernel import adam_by_one_kernel
 from .running import bias_correction, mean, mean_of_squares, real_zeros
 
 __all__ = ["ScaleByAdamState", "scale_by_adam"]
@@ -63,6 +64,8 @@ def scale_by_adam(
     check_hyperparameter("scale_by_adam", "b2", b2, low=0, high=1, open_high=True)
     check_hyperparameter("scale_by_adam", "eps", eps, low=0)
     check_hyperparameter("scale_by_adam", "eps_root", eps_root, low=0)
+    constant = not any(isinstance(value, torch.Tensor) for value in (b1, b2, eps, eps_root))
+    plain = constant and eps_root == 0 and not nesterov
 
     def init(params: Params) -> ScaleByAdamState:
         return ScaleByAdamState(step_zero(params), tree.zeros_like(params, mu_dtype), real_zeros(params))
@@ -71,15 +74,20 @@ def scale_by_adam(
         updates: Updates, state: ScaleByAdamState, params: Params = None, **extra: Any
     ) -> tuple[Updates, ScaleByAdamState]:
         t = state.step + 1
+        found = adam_by_one_kernel(updates, state.mu, state.nu, t, b1, b2, eps) if plain else None
+        if found is not None:
+            return found[0], ScaleByAdamState(t, *found[1:])
         mu = mean(b1, state.mu, updates)
         nu = mean_of_squares(b2, state.nu, updates)
 
-        def direction(u: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            now = (1 - b1) * tree.widened(u) / bias_correction(b1, t)
-            ahead = b1 * m / bias_correction(b1, t + 1) + now
-            m_hat = ahead if nesterov else m / bias_correction(b1, t)
-            return (m_hat / ((v / bias_correction(b2, t) + eps_root).sqrt() + eps)).to(u.dtype)
+        gathered, gathered_squares = bias_correction(b1, t), bias_correction(b2, t)
 
-        return tree.map(direction, updates, mu, nu), ScaleByAdamState(t, mu, nu)
+        def direction(u: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            m_hat = m / gathered
+            if nesterov:
+                m_hat = b1 * m / bias_correction(b1, t + 1) + (1 - b1) * tree.widened(u) / gathered
+            return (m_hat / ((v / gathered_squares + eps_root).sqrt() + eps)).to(u.dtype)
+
+        return tree.elementwise(direction, updates, mu, nu), ScaleByAdamState(t, mu, nu)
 
     return GradientTransformation(init, update)

@@ -73,7 +73,7 @@ def params_ema(decay: Hyperparameter, debias: bool = False) -> GradientTransform
         step = state.step + 1
         weight = (1 - decay) / bias_correction(decay, step) if debias else 1 - decay
         new = apply_updates(params, updates)
-        average = tree.map(lambda a, p: (a + weight * (p - a)).to(a.dtype), state.average, new)
+        average = tree.elementwise(lambda a, p: (a + weight * (p - a)).to(a.dtype), state.average, new)
         return updates, ParamsEmaState(step, average)
 
     return GradientTransformation(init, update)

@@ -162,7 +162,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
         {'w': tensor([0.7500, 0.7500])}
     """
     tree.check_like(updates, params, "updates", "params")
-    return tree.map(lambda p, u: (p + u).to(p.dtype), params, updates)
+    return tree.elementwise(lambda p, u: (p + u).to(p.dtype), params, updates)
 
 
 def step_zero(params: Params) -> torch.Tensor:

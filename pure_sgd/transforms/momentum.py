@@ -17,7 +17,7 @@ from .contract import (
     step_zero,
     transformation,
 )
-from .running import bias_correction
+from .running import bias_correction, mean
 
 __all__ = [
     "ApplyEveryState",
@@ -109,9 +109,9 @@ def trace(
         def remember(m: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
             return (decay * m + (u if weight is None else weight * tree.widened(u))).to(m.dtype)
 
-        new = tree.map(remember, state.trace, updates)
+        new = tree.elementwise(remember, state.trace, updates)
         if nesterov:
-            out = tree.map(lambda m, u: (u + decay * m).to(u.dtype), new, updates)
+            out = tree.elementwise(lambda m, u: (u + decay * m).to(u.dtype), new, updates)
         else:
             out = tree.cast_like(new, updates)
         return out, TraceState(state.step + 1, new)
@@ -151,11 +151,9 @@ def ema(
         updates: Updates, state: EmaState, params: Params = None, **extra: Any
     ) -> tuple[Updates, EmaState]:
         step = state.step + 1
-        new = tree.map(
-            lambda m, u: (decay * m + (1 - decay) * tree.widened(u)).to(m.dtype), state.ema, updates
-        )
+        new = mean(decay, state.ema, updates)
         gathered = bias_correction(decay, step) if debias else 1.0
-        out = tree.map(lambda m, u: (m / gathered).to(u.dtype), new, updates)
+        out = tree.elementwise(lambda m, u: (m / gathered).to(u.dtype), new, updates)
         return out, EmaState(step, new)
 
     return GradientTransformation(init, update)

@@ -98,7 +98,8 @@ def scale_by_radam(
 def _rectifier(b2: Any, t: torch.Tensor, threshold: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Whether step ``t`` divides, and by how much its step is shortened, both of shape ()."""
     rho_inf = 2 / (1 - b2 + 0 * as_real(t)) - 1
-    rho = rho_inf - 2 * t * b2 ** as_real(t) / bias_correction(b2, t)
+    faded = b2 ** as_real(t)
+    rho = rho_inf - 2 * t * faded / (1 - faded)
     certain = rho >= threshold
     # Where it is not used, any value that has a root will do.
     rho, rho_inf = torch.where(certain, rho, 5.0), torch.where(certain, rho_inf, 5.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,17 +16,22 @@ from .contract import Params, Updates
 def bias_correction(decay: float | torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """The weight ``1 - decay**t`` that ``t`` steps of an exponential average have gathered, shape ``()``."""
     # In float64: 1 - 0.999**1 keeps four digits in float32.
-    return 1 - decay ** as_real(t)
+    if isinstance(decay, torch.Tensor) or decay == 0:
+        return 1 - decay ** as_real(t)
+    # Inductor computes an exp that several leaves read once, but a power again for every vector of a leaf.
+    return 1 - torch.exp(math.log(decay) * as_real(t))
 
 
 def mean(decay: Any, moment: Updates, updates: Updates) -> Updates:
     """The exponential average ``decay * moment + (1 - decay) * updates``, in the dtypes of ``moment``."""
-    return tree.map(lambda m, u: (decay * m + (1 - decay) * tree.widened(u)).to(m.dtype), moment, updates)
+    return tree.elementwise(
+        lambda m, u: (decay * m + (1 - decay) * tree.widened(u)).to(m.dtype), moment, updates
+    )
 
 
 def mean_of_squares(decay: Any, moment: Updates, updates: Updates) -> Updates:
     """The exponential average of ``|updates|**2``, in the dtypes of ``moment``."""
-    return tree.map(lambda v, u: (decay * v + (1 - decay) * squared(u)).to(v.dtype), moment, updates)
+    return tree.elementwise(lambda v, u: (decay * v + (1 - decay) * squared(u)).to(v.dtype), moment, updates)
 
 
 def corrected_mean(

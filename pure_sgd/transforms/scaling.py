@@ -137,7 +137,7 @@ def scale_by_learning_rate(
 def multiply(updates: Updates, factor: Any) -> Updates:
     """``factor * u`` in the dtype of ``u``, for a number or a 0-d tensor ``factor``."""
     # Widened, because torch would round a tensor factor to the dtype of u before it multiplies.
-    return tree.map(lambda u: (factor * tree.widened(u)).to(u.dtype), updates)
+    return tree.elementwise(lambda u: (factor * tree.widened(u)).to(u.dtype), updates)
 
 
 def _real_dtype(value: Any) -> torch.dtype:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import PureSGDError
-from .traversal import Tree, children, is_node, leaves, named_leaves, structure, walk
+from .traversal import Tree, children, is_node, leaves, named_leaves, outline, walk
 
 __all__ = ["batch_length", "check_like", "check_real", "select"]
 
@@ -28,12 +28,10 @@ def check_like(tree: Tree, like: Tree, name: str, like_name: str) -> None:
 params['w']. Nothing is broadcast here: reshape or reduce it first.
     """
     # The quick way, for eager steps; while tracing, optree cannot compare all structures.
-    if (
-        not torch.compiler.is_compiling()
-        and structure(tree) == structure(like)
-        and all(_shape(a) == _shape(b) for a, b in zip(leaves(tree), leaves(like), strict=True))
-    ):
-        return
+    if not torch.compiler.is_compiling():
+        (got, kind), (expected, like_kind) = outline(tree), outline(like)
+        if kind == like_kind and _shapes(got) == _shapes(expected):
+            return
     _explain_difference(tree, like, name, like_name)
 
 
@@ -130,6 +128,10 @@ def answers(function: Callable[[Any], Any], tree: Tree) -> tuple[Any, bool]:
     if any(is_node(answer) for answer in found):
         return function(tree), False
     return found, True
+
+
+def _shapes(found: list[Any]) -> list[Any]:
+    return [leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in found]
 
 
 def _shape(leaf: Any) -> Any:

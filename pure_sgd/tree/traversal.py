@@ -9,7 +9,18 @@ from typing import Any
 import optree
 import torch
 
-__all__ = ["Tree", "children", "flatten", "is_node", "leaves", "map", "named_leaves", "structure", "walk"]
+__all__ = [
+    "Tree",
+    "aligned",
+    "children",
+    "flatten",
+    "is_node",
+    "leaves",
+    "map",
+    "named_leaves",
+    "structure",
+    "walk",
+]
 
 #: A leaf, or a dict, list, tuple or NamedTuple of trees; ``None`` is an empty tree.
 Tree = Any
@@ -56,6 +67,23 @@ def flatten(tree: Tree) -> tuple[list[Any], Callable[[list[Any]], Tree]]:
     return found, lambda new: optree.tree_unflatten(spec, new)
 
 
+def aligned(tree: Tree, *rest: Tree) -> tuple[list[list[Any]], Callable[[list[Any]], Tree]]:
+    """The leaves of ``tree``, those of each of ``rest`` in the same places, and what :func:`flatten` adds.
+
+    Example:
+        >>> from pure_sgd.tree.traversal import aligned
+        >>> aligned({"b": 2, "a": 1}, {"a": 3, "b": 4})[0]
+        [[1, 2], [3, 4]]
+    """
+    if torch.compiler.is_compiling():
+        found, rebuild = flatten(tree)
+        return [found, *[leaves(other) for other in rest]], rebuild
+    found, spec = optree.tree_flatten(tree)
+    return [found, *[spec.flatten_up_to(other) for other in rest]], lambda new: optree.tree_unflatten(
+        spec, new
+    )
+
+
 def structure(tree: Tree) -> Any:
     """The structure without its leaves: equal for trees that :func:`map` can run over together.
 
@@ -65,6 +93,18 @@ def structure(tree: Tree) -> Any:
         True
     """
     return optree.tree_structure(tree)
+
+
+def outline(tree: Tree) -> tuple[list[Any], Any]:
+    """The leaves, and the structure without them, in one go; not while tracing.
+
+    Example:
+        >>> from pure_sgd import tree
+        >>> from pure_sgd.tree.traversal import outline
+        >>> outline([1, 2]) == ([1, 2], tree.structure([1, 2]))
+        True
+    """
+    return optree.tree_flatten(tree)
 
 
 def named_leaves(tree: Tree, name: str = "") -> list[tuple[str, Any]]:
