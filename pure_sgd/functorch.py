@@ -36,21 +36,32 @@ def readable() -> bool:
 
 def is_batched(tensor: Any, at: int) -> bool:
     """Whether ``tensor`` holds one value for each example of the ``vmap`` at level ``at``, and no more."""
-    return (
-        isinstance(tensor, torch.Tensor)
-        and _functorch.is_batchedtensor(tensor)
-        and _functorch.maybe_get_level(tensor) == at
-    )
+    return isinstance(tensor, torch.Tensor) and _functorch.is_batchedtensor(tensor) and level_of(tensor) == at
+
+
+def is_wrapped(tensor: Any) -> bool:
+    """Whether some transform has wrapped ``tensor``, as all of them do, one around the other."""
+    return _functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def level_of(tensor: torch.Tensor) -> int:
+    """The level of the outermost transform that has wrapped ``tensor``; -1 where none has."""
+    return _functorch.maybe_get_level(tensor)
+
+
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor inside the outermost wrapper."""
+    return _functorch.get_unwrapped(tensor)
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether no transform has wrapped ``tensor``."""
-    return _functorch.maybe_get_level(tensor) == -1
+    return level_of(tensor) == -1
 
 
 def stacked(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
     """The values of all examples as one tensor, and its axis of examples."""
-    return _functorch.get_unwrapped(tensor), _functorch.maybe_get_bdim(tensor)
+    return unwrapped(tensor), _functorch.maybe_get_bdim(tensor)
 
 
 def opened(function: Callable[..., Any]) -> Callable[..., Any]:

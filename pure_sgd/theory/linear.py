@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 
+from .. import functorch
 from ..errors import PureSGDError, check_count
 from ..transforms import GradientTransformation
 from ..transforms.contract import extra_args_of
@@ -17,9 +17,6 @@ from .coordinates import Clock, Coordinates, coordinates
 from .matrices import SCALES, Matrices, matrices
 
 __all__ = ["Linearization", "as_curvature", "check_reads", "joined", "linear_maps", "linearize"]
-
-#: What tells how torch.func has wrapped a tensor; there is no public name for it.
-_functorch: Any = import_module("torch._C._functorch")
 
 #: Numbers in the maps that are held at once, about: 32 MiB.
 HELD = 2**22
@@ -180,11 +177,9 @@ def _first(system: Coordinates, h: torch.Tensor) -> tuple[Matrices, bool]:
 
     def watched(*clock: torch.Tensor) -> Matrices:
         nonlocal varies
-        maps, level = _maps(system, h, clock), _functorch.maybe_current_level()
+        maps = _maps(system, h, clock)
         # What vmap has not wrapped does not depend on what is mapped, whatever its values are.
-        varies = any(
-            _functorch.is_batchedtensor(m) and _functorch.maybe_get_level(m) == level for m in maps[:3]
-        )
+        varies = any(functorch.is_batched(m, functorch.level()) for m in maps[:3])
         return maps
 
     found = torch.func.vmap(watched)(*(tick[None] for tick in system.clock))

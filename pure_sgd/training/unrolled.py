@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .. import tree
+from .. import functorch, tree
 from ..errors import PureSGDError, check_count
 from .state import TrainState
 from .step import Metrics, Step
@@ -18,9 +17,6 @@ from .step import Metrics, Step
 __all__ = ["unroll"]
 
 Leaves = tuple[torch.Tensor, ...]
-
-#: What tells how torch.func has wrapped a tensor; there is no public name for it.
-_functorch: Any = import_module("torch._C._functorch")
 
 _PASS_ON = "Pass it on: unroll(step, state, batches, rate) calls step(state, batch, rate)"
 
@@ -165,9 +161,8 @@ def _check_closure(step: Step, state: TrainState, batch: Any, args: Any) -> None
 
 def _plain(leaf: torch.Tensor) -> torch.Tensor:
     """A tensor of the leaf's shape without wrappers; where it is mapped, the first of many."""
-    while _functorch.is_functorch_wrapped_tensor(leaf):
-        axis = _functorch.maybe_get_bdim(leaf)
-        leaf = _functorch.get_unwrapped(leaf)
+    while functorch.is_wrapped(leaf):
+        leaf, axis = functorch.stacked(leaf)
         leaf = leaf if axis < 0 else leaf.select(axis, 0)
     return leaf.detach()
 
@@ -177,7 +172,7 @@ class _Watching(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.level = _functorch.maybe_current_level() or 0
+        self.level = functorch.level()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -195,9 +190,9 @@ class _Watching(TorchFunctionMode):
 
     def _is_transformed(self, value: torch.Tensor) -> bool:
         # Each transform wraps its tensors once; those that the step itself entered are the outer wrappers.
-        while _functorch.is_functorch_wrapped_tensor(value):
-            is_outside = _functorch.maybe_get_level(value) <= self.level
-            if is_outside and (value.requires_grad or _functorch.is_batchedtensor(value)):
+        while functorch.is_wrapped(value):
+            is_outside = functorch.level_of(value) <= self.level
+            if is_outside and (value.requires_grad or functorch.is_batched(value, functorch.level_of(value))):
                 return True
-            value = _functorch.get_unwrapped(value)
+            value = functorch.unwrapped(value)
         return value.requires_grad
