@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from torch._dynamo import config
 from torch._dynamo.exc import TorchDynamoException
 
 from .. import tree
-from ..errors import PureSGDError
+from ..transforms.wrapping import within_torch_func
+from .direct import compile_directly
+from .donated import Donated, take_over
 from .replayed import replay_step
 from .state import TrainState
 from .step import Metrics, Step
@@ -31,13 +32,18 @@ TIMED_STEPS = 10
 def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
     """The same step as one compiled program, always with ``fullgraph=True``.
 
-    With ``donate=True`` the new state is written into the memory of the old one, whose tensors must not
-    be used again (numbers of shape ``()`` are new); otherwise the step stays pure. ``options`` go to
-    ``torch.compile`` (``backend``, ``mode``, ``dynamic``). The program runs without autograd: for
-    gradients through a run use the step itself.
+    The first call with a batch of some shape compiles; a later one runs the program alone, and costs less
+    than any other way to call one. What ``step`` reads besides its arguments is read once. ``options`` go to
+    ``torch.compile`` (``backend``, ``mode``, ``options``, ``dynamic``). The program runs without
+    autograd: for gradients through a run use the step itself.
+
+    With ``donate=True`` the state belongs to the compiled step, one at a time: the first call takes over the
+    leaves of more than 4096 numbers and copies the others, and every call writes the new state over the old
+    one. Nothing is allocated, addresses stay. An earlier state is then an
+    error; ``state._replace(params=...)`` of the newest is a new one to take over. Metrics stay as they are.
 
     Raises:
-        PureSGDError: what the step itself raises; a state whose leaves share memory, with ``donate``.
+        PureSGDError: what the step itself raises; a state that was donated to an earlier call.
 
     Example:
         >>> import torch
@@ -49,49 +55,74 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
         >>> state.params
         tensor(1.)
     """
-
-    def donated(state: TrainState, batch: Any, **extra: Any) -> tuple[list[torch.Tensor], Metrics]:
-        new, metrics = step(state, batch, **extra)
-        tree.check_like(new, state, "new state", "state")
-        scalars: list[torch.Tensor] = []
-        for old_leaf, new_leaf in zip(tree.leaves(state), tree.leaves(new), strict=True):
-            # torch 2.13 loses what is written into an input of shape () and dtype float64.
-            if old_leaf.ndim:
-                old_leaf.copy_(new_leaf)
-            else:
-                scalars.append(new_leaf)
-        return scalars, metrics
-
-    program: Callable[..., Any] = torch.compile(donated if donate else step, fullgraph=True, **options)
-    owned: TrainState | None = None
-    known: set[tuple[torch.Size, ...]] = set()  # the shapes of the batches that were compiled for
+    run = _in_place(step, options) if donate else _pure(step, options)
 
     def compiled(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:
-        nonlocal owned
-        if donate and state is not owned:
-            _check_memory(state)
-        shapes = tuple(leaf.shape for leaf in tree.leaves(batch))
-        # Python floats are constants: dynamo would turn one that was another in an earlier program into an
-        # input, and Inductor then fails to compile what torch.cond does with it.
-        constants = nullcontext() if shapes in known else config.patch(specialize_float=True)
-        known.add(shapes)
-        with torch.no_grad(), constants:
-            try:
-                result = program(state, batch, **extra)
-            except TorchDynamoException:
-                # A step is pure: run as it stands, it raises the sentence that the compiler swallowed.
+        if torch.compiler.is_compiling() or within_torch_func():
+            return step(state, batch, **extra)
+        try:
+            return run(state, batch, extra)
+        except TorchDynamoException:
+            # A step is pure: run as it stands, it raises the sentence that the compiler swallowed.
+            with torch.no_grad():
                 step(state, batch, **extra)
-                raise
-        if not donate:
-            return result
-        scalars, metrics = result
-        leaves, rebuild = tree.flatten(state)
-        fresh = iter(scalars)
-        new: TrainState = rebuild([leaf if leaf.ndim else next(fresh) for leaf in leaves])
-        owned = new
-        return new, metrics
+            raise
 
     return compiled
+
+
+def _pure(step: Step, options: dict[str, Any]) -> Callable[..., tuple[TrainState, Metrics]]:
+    program = compile_directly(lambda memory, state, batch, extra: step(state, batch, **extra), **options)
+    return partial(program, [])
+
+
+def _in_place(step: Step, options: dict[str, Any]) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The step of a state that the program writes over."""
+    programs: dict[Any, Callable[..., Metrics]] = {}
+    owned: Donated | None = None
+    program: Callable[..., Metrics] | None = None
+
+    def run(state: TrainState, batch: Any, extra: dict[str, Any]) -> tuple[TrainState, Metrics]:
+        nonlocal owned, program
+        if owned is not None and program is not None and state is owned.state:
+            metrics = program(owned.memory, batch, extra)
+            return owned.advance(), metrics
+        leaves = tree.leaves(state)
+        kind = (tree.structure(state), *[(leaf.shape, leaf.dtype, leaf.device) for leaf in leaves])
+        if kind not in programs:
+            programs[kind] = _program(step, state, options)
+        wanted = programs[kind]
+        taken = take_over(state, owned)
+        metrics = wanted(taken.memory, batch, extra)
+        owned, program = taken, wanted
+        return owned.advance(), metrics
+
+    return run
+
+
+def _program(step: Step, state: TrainState, options: dict[str, Any]) -> Callable[..., Metrics]:
+    """``program(memory, batch, extra) -> metrics`` for states like this one."""
+    like = tree.map(lambda leaf: 0, state)
+    shapes = [leaf.shape for leaf in tree.leaves(state)]
+
+    def program(memory: list[torch.Tensor], batch: Any, extra: dict[str, Any]) -> Metrics:
+        leaves = [held.view(shape) for held, shape in zip(memory, shapes, strict=True)]
+        old: TrainState = tree.flatten(like)[1](leaves)
+        new, metrics = step(old, batch, **extra)
+        tree.check_like(new, old, "new state", "state")
+        # A metric or a new leaf may be a part of the state, which is about to change.
+        metrics = tree.map(_read_now, metrics)
+        written = [_read_now(leaf) for leaf in tree.leaves(new)]
+        for held, value in zip(memory, written, strict=True):
+            held.copy_(value.reshape(held.shape))
+        return metrics
+
+    return compile_directly(program, **options)
+
+
+def _read_now(leaf: torch.Tensor) -> torch.Tensor:
+    # Not clone: Inductor of torch 2.13 drops copies, and reads after the memory has been written over.
+    return torch.where(leaf == leaf, leaf, leaf)
 
 
 def compile_when_it_pays(step: Step, steps: int | None, **options: Any) -> Step:
@@ -150,18 +181,3 @@ def compile_when_it_pays(step: Step, steps: int | None, **options: Any) -> Step:
 
 def _shapes(batch: Any) -> list[torch.Size]:
     return [leaf.shape for leaf in tree.leaves(batch)]
-
-
-def _check_memory(state: TrainState) -> None:
-    seen: dict[int, str] = {}
-    for path, leaf in tree.named_leaves(state, "state"):
-        if leaf.numel() == 0:
-            continue
-        address = leaf.untyped_storage().data_ptr()
-        if address in seen:
-            raise PureSGDError(
-                path,
-                f"shares its memory with {seen[address]}, and a donated state is written in place",
-                "Clone one of them before the first step",
-            )
-        seen[address] = path
