@@ -179,7 +179,6 @@ def test_the_order_is_made_on_the_device_asked_for():
         ),
         ({"batch_size": True}, "epoch_indices: batch_size=True is of type bool, expected an int."),
         ({"epoch": -1}, "epoch_indices: epoch=-1 is not at least 0. Pass a epoch at least 0."),
-        ({"epoch": torch.tensor(1)}, "epoch_indices: epoch=tensor(1) is of type Tensor"),
         ({"seed": 0.5}, "epoch_indices: seed=0.5 is of type float, expected an int."),
         ({"seed": 2**64}, "epoch_indices: seed=18446744073709551616 is not from -92233720368547758"),
     ],
@@ -240,3 +239,11 @@ def test_a_wrong_argument_of_poisson_sampling_is_told(arguments, sentence):
     with pytest.raises(PureSGDError) as caught:
         poisson_indices(**{"n": 5, "expected_batch_size": 2, "seed": 0, "step": 0, **arguments})
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_all_epochs_at_once_are_those_one_by_one(replacement: bool):
+    def epoch(number: int | torch.Tensor) -> torch.Tensor:
+        return epoch_indices(7, 3, 5, number, replacement)
+
+    assert torch.equal(torch.func.vmap(epoch)(torch.arange(4)), torch.stack([epoch(k) for k in range(4)]))

@@ -9,8 +9,7 @@ import torch
 from torch._dynamo import config
 
 import pure_sgd as ps
-from pure_sgd.training import one_program, scanned
-from pure_sgd.tree import packing
+from pure_sgd.training import cpp_loop, one_program, scanned
 
 (X, Y), _ = ps.data.linear_regression(ps.random.key(0), n=40, features=3)
 MODEL = ps.models.linear(3)
@@ -56,20 +55,6 @@ def assert_same(one: Any, other: Any, rtol: float = 0.0, atol: float = 0.0) -> N
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda text, path=path: f"{path}: {text}")
 
 
-def test_torch_has_the_loop_that_scan_compiles_to():
-    """A prototype of torch. Where a version has moved it, runs stay right and become slow."""
-    scan = one_program._loop_operator()
-    assert scan is not None, "torch._higher_order_ops.scan is gone: see one_program._loop_operator"
-
-    @torch.compile(backend="eager", fullgraph=True)
-    def running_sums(start: torch.Tensor, numbers: torch.Tensor) -> Any:
-        return scan(lambda total, new: ([total[0] + new[0]], [2 * total[0]]), [start], [numbers])
-
-    (total,), (doubled,) = running_sums(torch.tensor(1.0), torch.tensor([1.0, 2.0, 3.0]))
-    assert total == 7
-    assert doubled.tolist() == [2.0, 4.0, 8.0]
-
-
 def test_it_is_the_loop_bit_for_bit_and_compiles_once_for_any_length():
     step, calls = counting()
     many = {n: ps.tree.map(lambda leaf, n=n: leaf[:n], BATCHES) for n in (20, 7, 2, 13)}
@@ -85,17 +70,6 @@ def test_it_is_the_loop_bit_for_bit_and_compiles_once_for_any_length():
     assert found[20][1].keys() == {"loss", "grad_norm", "learning_rate"}
 
 
-def test_a_round_of_the_loop_may_take_several_steps():
-    step, calls = counting()
-    for n in (20, 7, 2, 18):
-        batches = ps.tree.map(lambda leaf, n=n: leaf[:n], BATCHES)
-        with config.patch(error_on_recompile=n != 20):
-            found = ps.scan(step, start(), batches, backend="eager", unroll=3)
-        assert_same(found, loop(step, start(), batches))
-        assert len(calls) == 1 + n
-        del calls[1:]
-
-
 def test_the_state_goes_on_and_no_argument_changes():
     step, _ = counting()
     state, halves = start(), [ps.tree.map(lambda leaf, k=k: leaf[k : k + 10], BATCHES) for k in (0, 10)]
@@ -104,7 +78,6 @@ def test_the_state_goes_on_and_no_argument_changes():
     end, _ = ps.scan(step, middle, halves[1], backend="aot_eager")
     assert_same(end, loop(step, start(), BATCHES)[0])
     assert_same((state, halves), before)
-    assert not hasattr(halves[0][0], "_dynamo_dynamic_indices")  # nor does what others compile of it
     owners = [leaf.untyped_storage().data_ptr() for leaf in ps.tree.leaves(end)]
     assert len(set(owners)) == len(owners)  # so it can be donated
 
@@ -117,21 +90,18 @@ def test_rows_of_data_are_gathered_in_chunks(monkeypatch: Any, gather_bytes: int
     step, _ = counting()
     found = ps.scan_indices(step, start(), (X, Y), INDICES[:19], backend="eager")
     assert_same(found, loop(step, start(), (X[INDICES[:19]], Y[INDICES[:19]])))
-    assert sizes[::2] == {2**24: [19], 1: [3] + 8 * [2], 5 * 8 * 4 * 4: [7, 6, 6]}[gather_bytes]
+    assert sizes[::2] == {2**24: [19], 1: 19 * [1], 5 * 8 * 4 * 4: [7, 6, 6]}[gather_bytes]
 
 
-@pytest.mark.parametrize("case", ["compile=False", "one step", "a leaf requires a gradient", "no such loop"])
-def test_where_there_is_no_program_the_loop_itself_runs(monkeypatch: Any, case: str):
-    if case == "no such loop":
-        monkeypatch.setattr(one_program, "_loop_operator", lambda: None)
+@pytest.mark.parametrize("case", ["compile=False", "a leaf requires a gradient"])
+def test_where_there_is_no_program_the_loop_itself_runs(case: str):
     step, calls = counting()
-    n = 1 if case == "one step" else 5
-    batches = ps.tree.map(lambda leaf: leaf[:n].clone(), BATCHES)
+    batches = ps.tree.map(lambda leaf: leaf[:5].clone(), BATCHES)
     if "gradient" in case:
         batches[0].requires_grad_()
     compile = case != "compile=False"
     found = ps.scan(step, start(), batches, compile=compile)
-    assert len(calls) == n
+    assert len(calls) == 5
     assert_same(found, loop(step, start(), batches))
     if "gradient" in case:
         found[1]["loss"][-1].backward()
@@ -152,16 +122,77 @@ def test_a_run_is_mapped_over_learning_rates_and_differentiated():
     torch.testing.assert_close(slopes, torch.stack(numeric), rtol=1e-5, atol=1e-7)
 
 
-def test_what_one_way_to_compile_cannot_do_the_next_one_does(monkeypatch: Any):
-    @torch.compile(fullgraph=True, backend="eager")
-    def refused(*args: Any) -> Any:
-        torch._dynamo.graph_break()
+@pytest.fixture
+def only_in_cpp(monkeypatch: Any) -> None:
+    """So that the second way cannot make up for the first."""
+    monkeypatch.setattr(one_program, "compile_step", lambda *args, **options: pytest.fail("not in C++"))
 
-    programs = one_program._programs
-    monkeypatch.setattr(one_program, "_programs", lambda *args: [refused, *programs(*args)])
+
+def test_a_loop_in_cpp_has_the_numbers_of_python():
+    scales = torch.tensor([1.0, 0.5, 2.0])
+
+    def body(carry: Any, row: Any) -> Any:
+        (w, count, on, nothing, a, b), (x, shift) = carry, row
+        new = w * scales + (x.flip(0) @ torch.ones(2, 3)) - on.to(x)
+        return [new, count // 2 + shift, ~on, nothing, b, a], [
+            new.sum(),
+            x[1:],
+            count,
+            new.double() @ scales.double(),
+            shift.int().expand(2, 2) @ torch.ones(2, 2, dtype=torch.int32),
+        ]
+
+    start = [torch.ones(3), torch.tensor(2**62 + 1), torch.tensor(True), torch.ones(0, 2), *torch.ones(2)]
+    xs, shifts = torch.linspace(-1, 1, 14).reshape(2, 7).T.reshape(7, 2), torch.arange(7)
+    expected: Any = start, []
+    for row in zip(xs, shifts, strict=True):
+        new, seen = body(expected[0], row)
+        expected = new, [*expected[1], seen]
+    expected = expected[0], [torch.stack(column) for column in zip(*expected[1], strict=True)]
+    before = ps.tree.map(torch.clone, start)
+    for _ in range(2):  # the second finds what Inductor has kept of the first
+        loop_of = cpp_loop.cpp_loop(body, start, [xs[0], shifts[0]])
+        assert_same(loop_of(start, [xs, shifts]), expected, rtol=1e-6)
+    assert_same(start, before)
+    divided = cpp_loop.cpp_loop(lambda c, r: ([c[0] // r[0]], []), [shifts[1]], [shifts[1]])
+    with pytest.raises(ps.PureSGDError, match="divides an integer by zero"):
+        divided([shifts[1]], [shifts])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda carry, row: ([torch.linalg.inv(carry[0])], []),  # a call of LAPACK
+        lambda carry, row: ([carry[0].double()], []),  # another dtype, which its memory does not hold
+        lambda carry, row: ([carry[0] @ row[0][0]], []),  # another shape
+        lambda carry, row: ([carry[0] + torch.rand(3, 3)], []),  # a hidden state
+        lambda carry, row: ([carry[0] + float(row[0].sum())], []),  # a value
+        lambda carry, row: ([torch.tensor(row[0].numpy())], []),  # a number that only looks like a constant
+    ],
+)
+def test_what_is_more_than_kernels_is_no_loop(body: Any):
+    with pytest.raises(Exception, match=r".") as refusal:
+        cpp_loop.cpp_loop(body, [torch.eye(3)], [torch.eye(3)])
+    assert not isinstance(refusal.value, ps.PureSGDError)
+
+
+def test_kernels_that_were_noted_still_run_for_others():
+    graph, x = torch.fx.symbolic_trace(lambda x: x * 1.2345 + 1), torch.ones(3)
+    with cpp_loop._noted() as calls:
+        program: Any = torch._inductor.compile(graph, [x])
+        program(x)
+    assert len(calls) == 1
+    torch.testing.assert_close(program(x), torch.full((3,), 2.2345))
+
+
+def test_what_is_no_loop_in_cpp_is_called_in_turn(monkeypatch: Any):
+    def refused(*args: Any) -> Any:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(one_program, "_in_cpp", refused)
+    monkeypatch.setattr(one_program, "compile_step", lambda step, **options: step)
     step, calls = counting()
-    for _ in range(2):
-        assert_same(ps.scan(step, start(), BATCHES, backend="eager"), loop(step, start(), BATCHES))
+    assert_same(ps.scan(step, start(), BATCHES), loop(step, start(), BATCHES))
     assert len(calls) == 1 + 2 * 20
 
 
@@ -171,38 +202,13 @@ def test_inside_another_program_it_is_unrolled():
     assert_same(around(start()), loop(step, start(), few))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("choice, unroll", [(0, 1), (1, 1), (0, 2)])
-@pytest.mark.parametrize("name", ["multi_steps", "default"])
-def test_compiled_by_inductor(monkeypatch: Any, name: str, choice: int, unroll: int):
-    """Each of the two ways alone, so that the second cannot make up for the first."""
-    programs = one_program._programs
-    monkeypatch.setattr(one_program, "_programs", lambda *args: programs(*args)[choice : choice + 1])
-    tx = OPTIMIZERS.get(name, TX)
-    step, calls = counting(tx)
-    before = start(tx)
-    first = ps.scan_indices(step, before, (X, Y), INDICES, unroll=unroll)
-    with config.patch(error_on_recompile=True):
-        again = ps.scan_indices(step, before, (X, Y), INDICES, unroll=unroll)
-        half = ps.scan_indices(step, before, (X, Y), INDICES[:7], unroll=unroll)[0]
-        found = ps.scan_indices(step, half, (X, Y), INDICES[7:], unroll=unroll)
-    assert len(calls) == 1
-    assert_same(again, first)
-    # Within a round each step is compiled by itself, and rounds as it will.
-    assert_same(found[0], first[0], rtol=0 if unroll == 1 else 1e-5, atol=0 if unroll == 1 else 1e-6)
-    assert_same(before, start(tx))
-    assert_same(first, loop(step, start(tx), BATCHES), rtol=1e-5, atol=1e-5)
-    owners = [leaf.untyped_storage().data_ptr() for leaf in ps.tree.leaves(first)]
-    assert len(set(owners)) == len(owners)
-
-
 def test_a_large_state_is_donated_to_its_step(monkeypatch: Any):
-    monkeypatch.setattr(scanned, "LARGE_STATE", 1)
+    monkeypatch.setattr(one_program, "LARGE_STATE", 1)
     step, calls = counting()
     state = start()
     before = ps.tree.map(torch.clone, state)
     found = ps.scan_indices(step, state, (X, Y), INDICES, backend="aot_eager")
-    assert not calls
+    assert len(calls) == 1
     assert_same(found, loop(step, start(), BATCHES))
     assert_same(state, before)
 
@@ -220,6 +226,8 @@ OPTIMIZERS = {
 }
 
 
+IN_CPP = ("default", *OPTIMIZERS)
+
 #: One that skips, one that branches, one that keeps no state; the others run with the slow tests.
 QUICK = ("multi_steps", "sam", "none")
 
@@ -235,36 +243,36 @@ def test_optimizers_that_branch_and_count(name: str):
     assert_same(found, loop(step, start(tx), BATCHES), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("few", [0, 1024])
-def test_a_state_of_several_dtypes(monkeypatch: Any, few: int):
+@pytest.mark.usefixtures("only_in_cpp")
+@pytest.mark.parametrize(
+    "name", [name if name == "default" else pytest.param(name, marks=pytest.mark.slow) for name in IN_CPP]
+)
+def test_steps_in_cpp(name: str):
+    tx = OPTIMIZERS.get(name, TX)
+    step, calls = counting(tx)
+    before = start(tx)
+    first = ps.scan_indices(step, before, (X, Y), INDICES)
+    traced = len(calls)  # no Python runs between two steps, and another number of them compiles nothing
+    again = ps.scan_indices(step, before, (X, Y), INDICES)
+    half = ps.scan_indices(step, before, (X, Y), INDICES[:7])[0]
+    found = ps.scan_indices(step, half, (X, Y), INDICES[7:])
+    assert len(calls) == traced <= 4
+    assert_same(again, first)
+    assert_same(found[0], first[0])
+    assert_same(before, start(tx))
+    assert_same(first, loop(step, start(tx), BATCHES), rtol=1e-5, atol=1e-5)
+    owners = [leaf.untyped_storage().data_ptr() for leaf in ps.tree.leaves(first)]
+    assert len(set(owners)) == len(owners)
+
+
+def test_a_state_of_several_dtypes():
     """Moments of bfloat16 parameters are float32, the learning rate is float64, the count int64."""
-    monkeypatch.setattr(packing, "FEW", few)
     tx, dtype = ps.adam(0.1), torch.bfloat16
     step, calls = counting(tx)
     batches = ps.tree.map(lambda leaf: leaf.to(dtype), BATCHES)
     found = ps.scan(step, start(tx, dtype), batches, backend="eager")
     assert len(calls) == 1
     assert_same(found, loop(step, start(tx, dtype), batches))
-
-
-def test_numbers_of_all_dtypes_come_back_from_few_vectors(monkeypatch: Any):
-    extremes = [
-        torch.tensor([-0.0, torch.inf, torch.nan]),
-        torch.finfo(torch.float32).tiny / 8 * torch.ones(2),
-    ]
-    leaves = [leaf.to(dtype) for dtype in packing.REALS for leaf in extremes]
-    leaves += [torch.tensor(torch.iinfo(dtype).max, dtype=dtype) for dtype in packing.INTEGERS[1:]]
-    leaves += [torch.tensor([[True], [False]]), torch.tensor(1 + 2j), torch.ones(0), torch.tensor(2**63 - 1)]
-    for few, vectors in ((1024, 3), (0, 11)):
-        monkeypatch.setattr(packing, "FEW", few)
-        packed = packing.pack(leaves)
-        assert len(packed) == vectors
-        assert len({vector.data_ptr() for vector in packed} | {leaf.data_ptr() for leaf in leaves}) >= vectors
-        for found, leaf in zip(packing.unpack(packed, leaves), leaves, strict=True):
-            assert found.dtype == leaf.dtype
-            torch.testing.assert_close(found, leaf, rtol=0, atol=0, equal_nan=True)
-        stacked = packing.unpack([torch.stack([vector, vector]) for vector in packed], leaves)
-        assert [leaf.shape for leaf in stacked] == [(2, *leaf.shape) for leaf in leaves]
 
 
 def test_buffers_and_metrics_of_the_loss():
@@ -281,17 +289,6 @@ def test_buffers_and_metrics_of_the_loss():
     assert_same(found, loop(step, state, BATCHES))
     assert found[0].params["buffers"]["seen"] == 160
     assert found[1]["errors"].shape == (20, 8)
-
-
-def test_each_step_has_its_program():
-    """Torch counts the versions of a code object, and all steps share theirs."""
-    with config.patch(recompile_limit=1):
-        for rate in (0.1, 0.2):
-            tx = ps.sgd(rate)
-            step, calls = counting(tx)
-            found = ps.scan(step, start(tx), BATCHES, backend="eager")
-            assert len(calls) == 1
-            assert_same(found, loop(step, start(tx), BATCHES))
 
 
 def test_a_step_that_torch_cannot_compile_runs_uncompiled_and_says_so():
@@ -325,11 +322,6 @@ def test_what_the_step_has_to_say_is_heard():
 def test_batches_share_a_number_of_steps(batches: Any, message: str):
     with pytest.raises(ps.PureSGDError, match=message):
         ps.scan(ps.make_step(LOSS, TX), start(), batches)
-
-
-def test_a_round_has_a_step():
-    with pytest.raises(ps.PureSGDError, match="unroll"):
-        ps.scan(ps.make_step(LOSS, TX), start(), BATCHES, unroll=0)
 
 
 @pytest.mark.parametrize(

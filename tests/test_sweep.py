@@ -65,17 +65,30 @@ def test_zipped_grids_go_side_by_side():
         assert_same(ps.tree.map(lambda leaf, i=i: leaf[i], result.results), train(rate, seed))
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 6, 100])
+@pytest.mark.parametrize("chunk_size", [1, 2, 4, 6, 100])
 def test_chunks_change_nothing_but_how_many_runs_are_mapped_at_once(chunk_size: int):
     sizes = []
 
     def run(rate: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
-        sizes.append(functorch.get_unwrapped(rate).shape[0])
+        sizes.append((len(functorch.get_unwrapped(rate)), len(functorch.get_unwrapped(seed))))
         return rate * seed
 
     result = ps.sweep(run, rate=[0.5, 2.0], seed=range(3), chunk_size=chunk_size)
-    assert sizes == {1: [1] * 6, 4: [4, 2], 6: [6], 100: [6]}[chunk_size]
+    whole = [(2, 3)]
+    expected = {1: [(1, 1)] * 6, 2: [(1, 2), (1, 1)] * 2, 4: [(1, 3)] * 2, 6: whole, 100: whole}
+    assert sizes == expected[chunk_size]
     assert result.results.tolist() == [[0.0, 0.5, 1.0], [0.0, 2.0, 4.0]]
+
+
+def test_what_torch_maps_once_only_is_mapped_once():
+    """Over all points at once, where mapped over one grid after the other torch refuses it."""
+
+    def run(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if functorch.maybe_current_level() > 1:
+            raise RuntimeError("only once")
+        return x - y
+
+    assert ps.sweep(run, x=[1, 2], y=[10, 20, 30]).results.tolist() == [[-9, -19, -29], [-8, -18, -28]]
 
 
 def test_hyperparameters_leave_the_dtypes_of_a_run_alone():
@@ -101,17 +114,124 @@ def test_a_result_may_hold_what_does_not_depend_on_the_grid_or_no_tensor_at_all(
     assert_same(result.results, {"same": torch.ones(2, 2), "none": None, "b": (torch.tensor([1, 2]),)})
 
 
-def test_a_run_may_be_a_scan():
-    """Inside a sweep the scan runs as the loop that it stands for."""
+def scanned(rate: Any, seed: Any, make: Any = ps.sgd, compile: bool = True, **hyperparams: Any) -> Any:
+    """Two epochs from a random start, in a random order, by one compiled loop each."""
+    tx = ps.chain(make(rate, **hyperparams), ps.params_ema(0.9))
+    step, state = ps.make_step(LOSS, tx), ps.init_train_state(MODEL.init(ps.random.key(seed)), tx)
+    seen = []
+    for epoch in range(2):
+        rows = ps.epoch_indices(40, 10, seed, epoch)
+        state, metrics = ps.scan_indices(step, state, (X, Y), rows, compile=compile)
+        seen.append(metrics)
+    return state, seen
 
-    def run(rate: Any, seed: Any) -> torch.Tensor:
-        tx = ps.sgd(rate, momentum=0.9)
-        step, state = ps.make_step(LOSS, tx), ps.init_train_state(MODEL.init(ps.random.key(seed)), tx)
-        rows = ps.epoch_indices(40, 10, seed, 0)
-        return ps.scan_indices(step, state, (X, Y), rows, compile=False)[1]["loss"]
 
-    risks = ps.sweep(run, rate=[0.01, 0.1], seed=[0, 1]).results
-    assert_same(risks[1, 1], run(0.1, 1), 1e-5)
+@pytest.fixture
+def compiled(monkeypatch: Any) -> list[None]:
+    """One entry for each loop in C++ that is made."""
+    from pure_sgd.training import cpp_loop
+
+    made, original = [], cpp_loop.cpp_loop
+
+    def counted(*arguments: Any) -> Any:
+        loop = original(*arguments)
+        made.append(None)
+        return loop
+
+    monkeypatch.setattr(cpp_loop, "cpp_loop", counted)
+    monkeypatch.setattr("pure_sgd.training.mapped_scan._programs", {})
+    return made
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rate: ps.sgd(lambda step: rate * ps.cosine_decay_schedule(1.0, 8)(step), momentum=rate),
+        pytest.param(
+            lambda rate: ps.chain(ps.clip_by_global_norm(1.0), ps.adamw(rate)), marks=pytest.mark.slow
+        ),
+        pytest.param(ps.lion, marks=pytest.mark.slow),
+    ],
+    ids=["sgd", "clipped adamw", "lion"],
+)
+def test_scans_are_one_loop_of_all_runs(make: Any, compiled: list[None]):
+    run = functools.partial(scanned, make=make)
+    rates, seeds = [0.01, 0.1, 0.3], [0, 7]
+    found = ps.sweep(run, rate=rates, seed=seeds).results
+    assert len(compiled) == 1
+    for i, rate in enumerate(rates):
+        for j, seed in enumerate(seeds):
+            alone = run(torch.tensor(rate, dtype=torch.float64), seed, compile=False)
+            assert_same(ps.tree.map(lambda leaf, at=(i, j): leaf[at], found), alone, 1e-4)
+
+
+def test_the_loop_of_a_sweep_is_kept_for_the_next(compiled: list[None]):
+    first = ps.sweep(scanned, rate=[0.01, 0.1], seed=[0, 1, 2], momentum=[0.5])
+    second = ps.sweep(scanned, rate=[0.2, 0.3], seed=[5, 6, 7], momentum=[0.9])
+    assert len(compiled) == 1
+    for sweep, momentum in ((first, 0.5), (second, 0.9)):
+        for i, rate in enumerate(sweep.grids["rate"]):
+            for j, seed in enumerate(sweep.grids["seed"]):
+                alone = scanned(rate, int(seed), compile=False, momentum=momentum)
+                found = ps.tree.map(lambda leaf, at=(i, j, 0): leaf[at], sweep.results)
+                assert_same(found, alone, 1e-4)
+
+
+def test_runs_that_do_something_else_get_another_loop(compiled: list[None]):
+    def run(start: torch.Tensor, factor: float) -> torch.Tensor:
+        def step(state: Any, batch: Any) -> Any:
+            return state._replace(params=factor * state.params + batch[0]), {}
+
+        return ps.scan(step, ps.init_train_state(start, ps.sgd(0.1)), (torch.ones(3),))[0].params
+
+    for count, factor in enumerate([2.0, 3.0, 2.0]):
+        found = ps.sweep(lambda start, factor=factor: run(start, factor), start=torch.zeros(2)).results
+        assert found.tolist() == [1 + factor + factor**2] * 2
+        assert len(compiled) == min(count + 1, 2)
+
+
+@pytest.mark.slow
+def test_zipped_and_cut_into_chunks_the_loop_is_the_same(compiled: list[None]):
+    rates, seeds = [0.01, 0.1, 0.2, 0.3], [3, 1, 2, 1]
+    found = ps.sweep(scanned, rate=rates, seed=seeds, zipped=True, chunk_size=2, progress=False).results
+    assert len(compiled) == 1
+    for i, (rate, seed) in enumerate(zip(rates, seeds, strict=True)):
+        alone = scanned(torch.tensor(rate, dtype=torch.float64), seed, compile=False)
+        assert_same(ps.tree.map(lambda leaf, i=i: leaf[i], found), alone, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["in place", "in memory", "float64 in float32", "large"])
+def test_what_is_no_loop_of_all_runs_runs_as_it_is(kind: str, compiled: list[None]):
+    def run(rate: Any, seed: Any, compile: bool = True) -> Any:
+        size = 10_000 if kind == "large" else 4
+
+        def step(state: Any, batch: Any) -> Any:
+            new = state.params - rate * (state.params - batch[0])
+            if kind == "in place":
+                new.mul_(2)
+            if kind == "in memory":
+                new = new.as_strided((4,), (1,))
+            if kind == "float64 in float32":
+                new = new.double()
+            return state._replace(params=new), {"loss": new.sum()}
+
+        start = ps.random.normal(ps.random.key(seed), (size,))
+        return ps.scan(step, ps.init_train_state(start, ps.sgd(0.1)), (torch.arange(3.0),), compile=compile)
+
+    found = ps.sweep(run, rate=[0.1, 0.2], seed=[0, 1]).results
+    assert not compiled
+    alone = run(torch.tensor(0.2, dtype=torch.float64), 0, compile=False)
+    assert_same(ps.tree.map(lambda leaf: leaf[1, 0], found), alone, 1e-5)
+
+
+def test_gradients_go_through_the_scans_of_a_sweep(compiled: list[None]):
+    momentum = torch.tensor(0.5, requires_grad=True)
+    found = ps.sweep(
+        lambda rate, seed: scanned(rate, seed, momentum=momentum)[1][1]["loss"], rate=[0.1], seed=[0]
+    )
+    found.results.sum().backward()
+    assert momentum.grad is not None
+    assert not compiled
 
 
 @pytest.mark.parametrize("nested", [False, True])

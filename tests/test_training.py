@@ -1,4 +1,4 @@
-"""The step: pure, compiled, donated and replayed, always the same numbers."""
+"""The step: pure and replayed, always the same numbers, and the choice between the ways to run it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import pure_sgd as ps
-from pure_sgd.training import compile_when_it_pays, compiled, replayed
+from pure_sgd.training import compile_when_it_pays, compiled
+from pure_sgd.training.recording import record
 
 (X, Y), _ = ps.data.linear_regression(ps.random.key(0), n=40, features=3)
 MODEL = ps.models.mlp((3, 4, 1))
@@ -136,56 +137,6 @@ def test_a_loss_may_return_metrics_and_new_buffers():
     assert "buffers" not in metrics
 
 
-@pytest.mark.parametrize("donate", [False, True])
-def test_compiled_equals_eager(donate: bool):
-    """Inductor, one compilation for a run whose learning rate changes at every step."""
-    step = ps.compile_step(STEP, donate=donate)
-    with torch._dynamo.config.patch(error_on_recompile=False):
-        found = run(step, steps=1)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        found = run(step)
-    assert_same(found, run(STEP), atol=1e-6)
-
-
-@pytest.mark.slow
-def test_two_programs_may_differ_in_a_number():
-    """As in two runs with two learning rates; dynamo would make the number of the second an input."""
-    for rate in (0.1, 0.2):
-        tx = ps.multi_steps(ps.sgd(rate, momentum=rate), 2)
-        step = ps.make_step(lambda params, x: ((params - x) ** 2).sum(), tx)
-        state = ps.init_train_state(torch.ones(3), tx)
-        compiled = ps.compile_step(step)
-        expected = state
-        for _ in range(2):
-            state, _ = compiled(state, torch.zeros(3))
-            expected, _ = step(expected, torch.zeros(3))
-        assert_same(state, expected, atol=1e-6)
-
-
-def test_a_donated_state_keeps_its_memory():
-    step = ps.compile_step(STEP, donate=True, backend="aot_eager")
-    state = start()
-    addresses = [leaf.data_ptr() for leaf in ps.tree.leaves(state) if leaf.ndim]
-    for index in range(3):
-        state, _ = step(state, batch(index))
-    assert [leaf.data_ptr() for leaf in ps.tree.leaves(state) if leaf.ndim] == addresses
-    assert_same(state, run(STEP, steps=3)[0], atol=1e-6)
-
-
-def test_without_donation_the_old_state_stays():
-    step = ps.compile_step(STEP, backend="aot_eager")
-    state = start()
-    step(state, batch(0))
-    assert_same(state, start())
-
-
-def test_a_state_that_shares_memory_cannot_be_donated():
-    state = start()
-    shared = state._replace(params={**state.params, "again": state.params["layers"][0]["w"]})
-    with pytest.raises(ps.PureSGDError, match=r"shares its memory with state\.params\['again'\]"):
-        ps.compile_step(STEP, donate=True, backend="eager")(shared, batch(0))
-
-
 class TestReplay:
     """A replayed step runs the operations of the step itself."""
 
@@ -273,12 +224,10 @@ class TestReplay:
 
         state, data, step = start(), batch(0), ps.make_step(loss, TX)
         leaves, restore = ps.tree.flatten((state, data))
-        program, constants, results = replayed._record(
-            lambda *leaves: ps.tree.leaves(step(*restore(list(leaves)))), leaves
-        )
-        assert program is not None
+        recording, results = record(lambda *leaves: ps.tree.leaves(step(*restore(list(leaves)))), leaves)
+        assert recording is not None
         for _ in range(2):
-            assert_same(list(program(*leaves, *constants)), list(results))
+            assert_same(list(recording.program()(*leaves, *recording.constants)), list(results))
 
     def test_a_module_with_batch_statistics(self):
         module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))

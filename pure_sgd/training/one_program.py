@@ -1,30 +1,31 @@
-"""Many steps as one program: the loop lies inside what is compiled."""
+"""Many steps as one program, where torch can make one: the loop lies inside what is compiled."""
 
 from __future__ import annotations
 
-import importlib
-import types
+import logging
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from torch._dynamo import config, mark_dynamic
 from torch._dynamo.exc import TorchDynamoException
 
 from .. import tree
-from ..transforms.wrapping import both_run, within_torch_func
-from ..tree.packing import pack, unpack
+from ..transforms.wrapping import within_torch_func
 from .compiled import compile_step
-from .stack_memory import results_on_the_stack, stack_options
 from .state import TrainState
 from .step import Metrics, Step
 
-__all__ = ["can_be_one_program", "donating", "one_by_one", "one_program"]
+__all__ = ["can_be_one_program", "one_by_one", "one_program"]
 
 #: Programs kept, for as many steps; the one that was used least recently is compiled again when it returns.
 MAX_PROGRAMS = 32
+
+#: Numbers in the state from which on a step takes so long that a loop around it costs nothing.
+LARGE_STATE = 2**13
+
+logger = logging.getLogger(__name__)
 
 Result = tuple[TrainState, Metrics]
 Many = Callable[[TrainState, Any], Result]
@@ -53,10 +54,9 @@ def one_by_one(step: Step, state: TrainState, batches: Any) -> Result:
 
 
 def can_be_one_program(state: TrainState, batches: Any) -> bool:
-    """Whether the loop can lie inside a program: not under ``vmap`` or ``grad``, nor with autograd at work.
+    """Whether steps can be compiled here: not under ``vmap`` or ``grad``, nor with autograd at work.
 
-    Nor inside another program, where this version of torch has no loop to compile to, or with tensors
-    on several devices.
+    Nor inside another program, or with tensors on several devices.
 
     Example:
         >>> import torch
@@ -72,8 +72,7 @@ def can_be_one_program(state: TrainState, batches: Any) -> bool:
         return False
     leaves = tree.leaves((state, batches))
     return (
-        _loop_operator() is not None
-        and not within_torch_func()
+        not within_torch_func()
         and all(isinstance(leaf, torch.Tensor) for leaf in leaves)
         and len({leaf.device for leaf in leaves}) == 1
         and not (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves))
@@ -81,13 +80,11 @@ def can_be_one_program(state: TrainState, batches: Any) -> bool:
 
 
 @lru_cache(maxsize=MAX_PROGRAMS)
-def one_program(step: Step, backend: Any, unroll: int = 1) -> Many:
-    """``many(state, batches) -> (state, metrics)`` as one program, for any number of steps.
+def one_program(step: Step, backend: Any) -> Many:
+    """``many(state, batches) -> (state, metrics)``, compiled, for any number of steps.
 
-    The state travels through the loop as few vectors, and so do the metrics, because each tensor that a
-    compiled loop carries costs as much as the arithmetic of a small step. The length of the loop is an
-    argument of the program: another number of steps compiles nothing. One round of the loop takes ``unroll``
-    steps; those of the last round that nobody asked for leave the state as it was.
+    What is small, on the CPU and made of kernels alone becomes a :func:`cpp_loop`. Any other step is compiled
+    by itself and called in turn, on one copy of the state.
 
     Example:
         >>> import torch
@@ -99,124 +96,66 @@ def one_program(step: Step, backend: Any, unroll: int = 1) -> Many:
         >>> many(ps.init_train_state(torch.tensor(0.0), tx), (torch.ones(3, 4),))[1]["loss"]
         tensor([0.5000, 0.1250, 0.0312])
     """
-    loop = _loop_of(step, unroll)
-    programs: dict[str, list[Callable[..., Any]]] = {}  # for each type of device, the fastest first
-    likes: dict[Any, Metrics | None] = {}  # the metrics of one step; None where it is no loop
-    failed: dict[Any, int] = {}  # how many of the programs torch could not compile
+    chosen: dict[Any, Many] = {}  # for each structure, and the shapes and dtypes of its leaves
 
     def many(state: TrainState, batches: Any) -> Result:
-        leaves, stacked = tree.leaves(state), tree.leaves(batches)
-        if len(stacked[0]) == 1:
-            return one_by_one(step, state, batches)  # torch makes a program of its own for a length of 1
-        device = leaves[0].device.type
-        if device not in programs:
-            programs[device] = _programs(loop, backend, device)
-        shapes = [(leaf.shape[1:], leaf.dtype) for leaf in stacked]
-        signature = (tree.structure((state, batches)), *map(_signature, leaves), *shapes)
-        if signature not in likes:
-            likes[signature] = _metrics_like(step, state, batches)
-        like, refusal = likes[signature], None
-        while like is not None and failed.get(signature, 0) < len(programs[device]):
-            program = programs[device][failed.get(signature, 0)]
-            try:
-                with torch.no_grad(), both_run(), results_on_the_stack(), config.patch(specialize_float=True):
-                    carry, seen = program(state, tree.map(_of_any_length, _rounds(batches, unroll)))
-                seen = [vector.reshape(-1, vector.shape[-1])[: len(stacked[0])] for vector in seen]
-                return _apart(carry, state), _apart(seen, like)
-            except TorchDynamoException as error:
-                refusal, failed[signature] = error, failed.get(signature, 0) + 1
-        result = one_by_one(step, state, batches)  # raises what the step itself has to say
-        if refusal is not None:
+        rows = [(leaf.shape[1:], leaf.dtype) for leaf in tree.leaves(batches)]
+        signature = (tree.structure((state, batches)), *map(_signature, tree.leaves(state)), *rows)
+        if signature not in chosen:
+            chosen[signature] = _fastest(step, backend, state, batches)
+        try:
+            return chosen[signature](state, batches)
+        except TorchDynamoException as refusal:
+            chosen[signature] = partial(one_by_one, step)
+            result = one_by_one(step, state, batches)  # raises what the step itself has to say
             reason = " ".join(str(refusal).split()[:60])
             warnings.warn(f"scan: this step runs uncompiled, for torch says: {reason}", stacklevel=4)
-        return result
+            return result
 
     return many
 
 
-@lru_cache(maxsize=MAX_PROGRAMS)
-def donating(step: Step, backend: Any) -> Many:
-    """``many(state, batches) -> (state, metrics)`` that writes over ``state``: a compiled step in turn.
+def _fastest(step: Step, backend: Any, state: TrainState, batches: Any) -> Many:
+    """What takes many steps from states and batches like these."""
+    leaves = tree.leaves(state)
+    metrics = _metrics_like(step, state, batches)
+    if metrics is None:
+        return partial(one_by_one, step)
+    small = sum(leaf.numel() for leaf in leaves) < LARGE_STATE
+    if small and backend == "inductor" and leaves[0].device.type == "cpu":
+        try:
+            return _in_cpp(step, state, batches, metrics)
+        except Exception as error:
+            # Of torch or of its C++ compiler, of any type: what they refuse runs in another way.
+            logger.info("scan: no loop in C++, for %s: %s", type(error).__name__, error)
+    compiled = compile_step(step, donate=True, backend=backend)
 
-    Example:
-        >>> import torch
-        >>> import pure_sgd as ps
-        >>> from pure_sgd.training.one_program import donating
-        >>> tx = ps.sgd(0.5)
-        >>> step = ps.make_step(ps.empirical_risk(lambda params, x: (params - x) ** 2 / 2), tx)
-        >>> many = donating(step, "eager")
-        >>> many(ps.init_train_state(torch.tensor(0.0), tx), (torch.ones(3, 4),))[1]["loss"]
-        tensor([0.5000, 0.1250, 0.0312])
-    """
-    return partial(one_by_one, compile_step(step, donate=True, backend=backend))
+    def in_turn(state: TrainState, batches: Any) -> Result:
+        state, metrics = one_by_one(compiled, tree.map(torch.clone, state), batches)
+        return tree.map(torch.clone, state), metrics  # the leaves of a donated state may share their memory
 
-
-def _loop_of(
-    step: Step, unroll: int
-) -> Callable[[TrainState, Any], tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    operator = _loop_operator()
-
-    def loop(state: TrainState, rounds: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        leaves, rebuild = tree.flatten(state)
-        stacked, rebuild_batch = tree.flatten(rounds)
-
-        def one_step(carry: list[torch.Tensor], batch: Any) -> Any:
-            new, metrics = step(rebuild(unpack(carry, leaves)), batch)
-            return pack(tree.leaves(new)), pack(tree.leaves(metrics))
-
-        def one_round(carry: list[torch.Tensor], found: list[torch.Tensor]) -> Any:
-            if unroll == 1:
-                return one_step(carry, rebuild_batch(list(found)))
-            seen: list[list[torch.Tensor]] = []
-            for k in range(unroll):
-                wanted, batch = rebuild_batch([leaf[k] for leaf in found])
-                new, metrics = one_step(carry, batch)
-                carry = [torch.where(wanted, a, b) for a, b in zip(new, carry, strict=True)]
-                seen.append(metrics)
-            return carry, [torch.stack(vectors) for vectors in zip(*seen, strict=True)]
-
-        return operator(one_round, pack(leaves), stacked)
-
-    return loop
+    return in_turn
 
 
-def _rounds(batches: Any, unroll: int) -> Any:
-    """``(wanted, batches)`` for the rounds of a loop: whether a step counts, and its batch."""
-    if unroll == 1:
-        return batches
-    first = tree.leaves(batches)[0]
-    steps = len(first)
-    rounds = max(2, -(-steps // unroll))  # torch makes a program of its own for a length of 1
-    counted = torch.arange(rounds * unroll, device=first.device)
-    if len(counted) != steps:
-        batches = tree.map(lambda leaf: leaf.index_select(0, counted.clamp(max=steps - 1)), batches)
-    return tree.map(lambda leaf: leaf.unflatten(0, (rounds, unroll)), (counted < steps, batches))
+def _in_cpp(step: Step, state: TrainState, batches: Any, metrics: Metrics) -> Many:
+    from .cpp_loop import cpp_loop  # Inductor takes seconds to import, and other versions lack what it needs
 
+    leaves, rebuild = tree.flatten(state)
+    stacked, rebuild_batch = tree.flatten(batches)
+    rebuild_metrics = tree.flatten(metrics)[1]
 
-def _programs(loop: Callable[..., Any], backend: Any, device: str) -> list[Callable[..., Any]]:
-    """The ways to compile the loop, the fastest first: torch does not manage each of them for every step."""
-    choices: list[dict[str, Any] | None] = [None]
-    if backend == "inductor" and device == "cpu":
-        # A C++ program, in which what is computed goes straight to where the vector will lie. Reuse of
-        # memory is off, for torch 2.13 fails to plan it within a loop.
-        plain: dict[str, Any] = {
-            "cpp_wrapper": True,
-            "force_pointwise_cat": True,
-            "allow_buffer_reuse": False,
-        }
-        choices = [{**plain, **stack_options()}, plain] if stack_options() else [plain]
-    return [
-        torch.compile(_own_code(loop), fullgraph=True, backend=backend, options=options)
-        for options in choices
-    ]
+    def body(carry: list[torch.Tensor], row: list[torch.Tensor]) -> Any:
+        new, metrics = step(rebuild(carry), rebuild_batch(row))
+        return tree.leaves(new), tree.leaves(metrics)
 
+    with torch.no_grad():
+        loop = cpp_loop(body, leaves, [leaf[0] for leaf in stacked])
 
-def _apart(vectors: list[torch.Tensor], like: Any) -> Any:
-    """The tree like ``like`` behind the vectors, each leaf in memory of its own."""
-    leaves, rebuild = tree.flatten(like)
-    return rebuild(
-        [torch.clone(leaf, memory_format=torch.contiguous_format) for leaf in unpack(vectors, leaves)]
-    )
+    def many(state: TrainState, batches: Any) -> Result:
+        carry, stacked = loop(tree.leaves(state), tree.leaves(batches))
+        return rebuild(carry), rebuild_metrics(stacked)
+
+    return many
 
 
 def _metrics_like(step: Step, state: TrainState, batches: Any) -> Metrics | None:
@@ -226,29 +165,6 @@ def _metrics_like(step: Step, state: TrainState, batches: Any) -> Metrics | None
     tree.check_like(new, state, "new state", "state")
     pairs = zip(tree.leaves(new), tree.leaves(state), strict=True)
     return metrics if all(_signature(a) == _signature(b) for a, b in pairs) else None
-
-
-def _of_any_length(leaf: torch.Tensor) -> torch.Tensor:
-    leaf = leaf.detach()  # the mark is on the tensor, and that of the caller stays without
-    mark_dynamic(leaf, 0)
-    return leaf
-
-
-def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with a code object of its own: torch compiles each of them a few times only."""
-    if not isinstance(function, types.FunctionType):
-        return function
-    return types.FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
-    )
-
-
-def _loop_operator() -> Any:
-    """The loop of torch over stacked tensors, or None: it is a prototype, and this is where it is named."""
-    try:
-        return importlib.import_module("torch._higher_order_ops.scan").scan
-    except (ImportError, AttributeError):
-        return None
 
 
 def _signature(leaf: torch.Tensor) -> Any:

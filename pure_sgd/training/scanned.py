@@ -9,19 +9,18 @@ from typing import Any
 import torch
 
 from .. import tree
-from ..errors import PureSGDError, check_count
-from .one_program import can_be_one_program, donating, one_by_one, one_program
+from ..errors import PureSGDError
+from .below import is_mapped_only
+from .mapped_scan import mapped_scan
+from .one_program import Many, can_be_one_program, one_by_one, one_program
 from .state import TrainState
 from .step import Metrics, Step
 
 __all__ = ["scan", "scan_indices"]
 
 #: Bytes of batches gathered at a time, at least: so many steps that the cost of a call does not show.
+#: Gathered within the loop, the smallest steps take a third longer.
 GATHER_BYTES = 2**24
-#: Numbers in the state from which on a step takes so long that a loop around it costs nothing, and to make
-#: the state anew costs more: such a step is compiled by itself, and donated its state. Measured on two
-#: networks: of 14 thousand numbers 0.27 ms a step instead of 0.32, of 305 thousand 1.1 instead of 4.2.
-LARGE_STATE = 2**13
 
 
 def scan(
@@ -31,7 +30,6 @@ def scan(
     *,
     compile: bool = True,
     backend: Any = "inductor",
-    unroll: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Many steps as one compiled program: ``step`` along the leading axis of ``batches``.
 
@@ -39,22 +37,25 @@ def scan(
             state, metrics[k] = step(state, batches[k])
 
     ``batches`` is a batch whose leaves are stacked, (steps, B, ...); metrics come back stacked, (steps,).
-    Between two steps no Python runs, so that a small step takes microseconds. The first call compiles
-    for some 10 to 60 s, as :func:`compile_step` does; later ones do not, also with another number of steps:
-    for progress, evaluation and checkpoints call it again on the next batches. The program belongs to
-    ``step``, so make that once. ``backend`` is that of ``torch.compile``. With ``unroll=4`` the smallest
-    steps take half the time, and their program several times as long to compile.
+    A small step on the CPU becomes a loop in C++ that allocates nothing: the step of a linear model takes a
+    fraction of a microsecond. That wants a state of less than 8192 numbers, and arithmetic that Inductor
+    compiles to kernels: matrix products of up to 2**15 multiplications, say, but neither larger ones, nor
+    convolutions, nor eigenvalues. Any other step is compiled by itself, as by :func:`compile_step`, and
+    called in turn on one copy of the state.
+
+    The first call compiles for some 10 to 60 s; later ones do not, also with another number of steps: for
+    progress, evaluation and checkpoints call it again on the next batches. The program belongs to ``step``,
+    so make that once. ``backend`` is that of ``torch.compile``; only its default makes the loop in C++.
 
     The numbers are those of the loop above, up to the rounding of a compiler. The loop itself runs,
-    uncompiled, with ``compile=False``; within ``torch.func.vmap`` and ``grad`` and what is compiled around
-    it, and where a leaf requires a gradient; for one step; and, with a warning, for a step that torch cannot
-    compile. Of a state of more than 8192 numbers the compiled step is called in turn, on one copy of the
-    state: then arithmetic is all that counts. In the loop both sides of a branch run, and one is taken.
-    Arguments are never changed. What ``step`` reads besides its arguments is read once.
+    uncompiled, with ``compile=False``; within ``torch.func.grad`` and what is compiled around it, and where a
+    leaf requires a gradient; and, with a warning, for a step that torch cannot compile. Within ``vmap``, as
+    in a :func:`sweep`, it runs uncompiled where there is no loop in C++ for all runs together. In
+    C++ both sides of a branch run, and one is taken. Arguments are never changed. What ``step`` reads
+    besides its arguments is read once.
 
     Raises:
-        PureSGDError: ``batches`` that do not share one number of steps, ``unroll`` under 1, and what the
-            step itself raises.
+        PureSGDError: ``batches`` that do not share one number of steps, and what the step itself raises.
 
     Example:
         >>> import torch
@@ -67,7 +68,7 @@ def scan(
         (tensor(0.8750), tensor([0.5000, 0.1250, 0.0312]))
     """
     _check_steps(batches, "batches")
-    return _run(step, state, [batches], _can_compile(compile, state, batches), backend, unroll)
+    return _run(_fastest(step, state, batches, compile, backend), state, [batches])
 
 
 def scan_indices(
@@ -78,7 +79,6 @@ def scan_indices(
     *,
     compile: bool = True,
     backend: Any = "inductor",
-    unroll: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """The same over ``data`` in memory: step k is taken on the rows ``indices[k]`` of every leaf.
 
@@ -91,7 +91,7 @@ def scan_indices(
 
     Raises:
         PureSGDError: leaves of ``data`` that differ in length, ``indices`` that are no integers or name no
-            step, ``unroll`` under 1, and what the step itself raises.
+            step, and what the step itself raises.
 
     Example:
         >>> import torch
@@ -113,10 +113,9 @@ def scan_indices(
         )
     _check_steps(indices, "indices")
     bytes_a_step = indices[0].numel() * sum(leaf[0].nbytes for leaf in tree.leaves(data))
-    # At least two steps: a single one is not a loop, and would run uncompiled.
-    chunks = max(1, len(indices) // max(2, GATHER_BYTES // max(1, bytes_a_step)))
+    chunks = max(1, len(indices) // max(1, GATHER_BYTES // max(1, bytes_a_step)))
     gathered = (tree.map(partial(_rows_of, rows), data) for rows in indices.tensor_split(chunks))
-    return _run(step, state, gathered, _can_compile(compile, state, data), backend, unroll)
+    return _run(_fastest(step, state, data, compile, backend), state, gathered)
 
 
 def _rows_of(rows: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
@@ -124,20 +123,16 @@ def _rows_of(rows: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
     return leaf.index_select(0, rows.reshape(-1)).unflatten(0, rows.shape)
 
 
-def _can_compile(compile: bool, state: TrainState, data: Any) -> bool:
-    return compile and can_be_one_program(state, data)
+def _fastest(step: Step, state: TrainState, data: Any, compile: bool, backend: Any) -> Many:
+    if compile and can_be_one_program(state, data):
+        return one_program(step, backend)
+    if compile and backend == "inductor" and not torch.compiler.is_compiling() and is_mapped_only():
+        return partial(mapped_scan, step)
+    return partial(one_by_one, step)
 
 
-def _run(
-    step: Step, state: TrainState, chunks: Iterable[Any], compile: bool, backend: Any, unroll: int
-) -> tuple[TrainState, Metrics]:
+def _run(many: Many, state: TrainState, chunks: Iterable[Any]) -> tuple[TrainState, Metrics]:
     """Through chunks of stacked batches, one after the other."""
-    check_count("scan", "unroll", unroll)
-    many = partial(one_by_one, step)
-    if compile and sum(leaf.numel() for leaf in tree.leaves(state)) >= LARGE_STATE:
-        state, many = tree.map(torch.clone, state), donating(step, backend)
-    elif compile:
-        many = one_program(step, backend, unroll)
     seen: list[Metrics] = []
     for batches in chunks:
         state, metrics = many(state, batches)

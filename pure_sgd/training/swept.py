@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,8 @@ REFUSALS = (
         "Write it with other functions, or call run in a loop",
     ),
 )
+Leaves = Sequence[torch.Tensor]
+
 NOT_THE_CAUSE = (Path(torch.__file__).parent, Path(__file__).parents[1])
 
 
@@ -70,16 +72,19 @@ def sweep(
 
         results[i, j, ...] = run(name_1=grid_1[i], name_2=grid_2[j], ...)
 
-    Every call is mapped by ``torch.func.vmap``: ``run`` receives 0-d tensors and must not ask for their
-    values; otherwise it may be any function, such as a whole training run, whose steps :func:`replay_step`
-    makes faster here too. Each run equals the same run by itself, to rounding.
+    Every call is mapped by ``torch.func.vmap``, over one grid after the other, so that what depends on the
+    seed alone, such as batches, is computed once for all rates. ``run`` receives 0-d tensors and must not ask
+    for their values; otherwise it may be any function, such as a whole training run. The steps of small runs
+    belong into :func:`scan` or :func:`scan_indices`, which become one loop in C++ for all runs, compiled once
+    for all sweeps that do the same with other numbers; :func:`replay_step` makes a loop in Python faster,
+    too. Each run equals the same run by itself, to rounding.
 
     Args:
         run: ``run(**hyperparams)`` gives a tree of tensors. Parameters without a grid keep their defaults.
         zipped: Go through grids of one length side by side, instead of their product: the results have one
             leading axis.
-        chunk_size: Runs that are mapped at once; None: all. Memory grows with it, and the time that a
-            small run takes falls.
+        chunk_size: Runs that are mapped at once, at most; None: all. Memory grows with it, and the time that
+            a small run takes falls.
         progress: Show a progress bar if there is more than one chunk and standard error is a terminal.
         **grids: By the name of a parameter of ``run``, a sequence of numbers or of tensors of one shape, or a
             tensor, whose first axis is gone through. Of numbers, ints become int64 (seeds:
@@ -121,18 +126,16 @@ def sweep(
             "Give all the same length, or leave zipped out for their product",
         )
     if zipped:
-        points = [torch.arange(shape[0])] * len(shape)
         shape = shape[:1]
-    else:
-        points = [p.flatten() for p in torch.meshgrid(*map(torch.arange, shape), indexing="ij")]
-    leaves, rebuild = _run_all(run, values, points, chunk_size or math.prod(shape), progress)
+    leaves, rebuild = _run_all(run, values, shape, zipped, chunk_size or math.prod(shape), progress)
     return SweepResult(values, rebuild([leaf.reshape(*shape, *leaf.shape[1:]) for leaf in leaves]))
 
 
 def _run_all(
     run: Callable[..., Any],
     values: dict[str, torch.Tensor],
-    points: list[torch.Tensor],
+    shape: tuple[int, ...],
+    zipped: bool,
     chunk_size: int,
     progress: bool,
 ) -> tuple[list[torch.Tensor], Callable[[list[Any]], Any]]:
@@ -152,22 +155,52 @@ def _run_all(
                 )
         return tuple(results)
 
-    mapped, count = torch.func.vmap(flat), len(points[0])
-    chunks: list[tuple[torch.Tensor, ...]] = []
+    chunks: list[list[torch.Tensor]] = []
+    count = math.prod(shape)
     hidden = None if progress and chunk_size < count else True
     with tqdm(total=count, disable=hidden, unit="run") as bar:
-        for start in range(0, count, chunk_size):
-            rows = [p[start : start + chunk_size] for p in points]
-            grids = zip(values.values(), rows, strict=True)
-            arguments = [grid[row.to(grid.device)] for grid, row in grids]
-            try:
-                chunks.append(mapped(*arguments))
-            except (RuntimeError, ValueError) as error:
-                if told := _explained(error):
-                    raise told from error
-                raise
-            bar.update(len(rows[0]))
+        for block in _blocks(shape, chunk_size):
+            rows = block * len(values) if zipped else block
+            part = [grid[row] for grid, row in zip(values.values(), rows, strict=True)]
+            chunks.append(_mapped(flat, part, zipped))
+            bar.update(math.prod(len(grid) for grid in part[: len(block)]))
     return [torch.cat(parts) for parts in zip(*chunks, strict=True)], rebuild
+
+
+def _blocks(shape: tuple[int, ...], at_once: int) -> Iterator[tuple[slice, ...]]:
+    """The product cut into blocks of at most so many points, in order: a slice of every grid."""
+    if not shape:
+        yield ()
+        return
+    size = max(1, at_once // math.prod(shape[1:]))
+    for start in range(0, shape[0], size):
+        for rest in _blocks(shape[1:], at_once):
+            yield slice(start, min(start + size, shape[0])), *rest
+
+
+def _mapped(flat: Callable[..., Leaves], grids: list[torch.Tensor], zipped: bool) -> list[torch.Tensor]:
+    """The results at all points of these grids, with one leading axis for them."""
+    try:
+        if zipped or len(grids) == 1:
+            return list(torch.func.vmap(flat)(*grids))
+        try:
+            return [leaf.flatten(0, len(grids) - 1) for leaf in _nested(flat, len(grids))(*grids)]
+        except (RuntimeError, ValueError):
+            # Some functions of torch can be mapped once and not twice.
+            places = torch.meshgrid(*[torch.arange(len(grid)) for grid in grids], indexing="ij")
+            points = [g[place.flatten().to(g.device)] for g, place in zip(grids, places, strict=True)]
+            return list(torch.func.vmap(flat)(*points))
+    except (RuntimeError, ValueError) as error:
+        if told := _explained(error):
+            raise told from error
+        raise
+
+
+def _nested(flat: Callable[..., Leaves], count: int) -> Callable[..., Leaves]:
+    """Mapped over one grid after the other: what depends on one of them alone is computed once for each."""
+    for index in reversed(range(count)):
+        flat = torch.func.vmap(flat, tuple(0 if i == index else None for i in range(count)))
+    return flat
 
 
 def _check_names(run: Callable[..., Any], grids: dict[str, Any]) -> None:
