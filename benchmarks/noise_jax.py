@@ -28,10 +28,15 @@ def read(arrays: Any) -> list[torch.Tensor]:
     return [torch.tensor(import_module("numpy").asarray(a)) for a in import_module("jax").tree.leaves(arrays)]
 
 
+def model(kind: str) -> Callable[[Any, Any], Any]:
+    """``forward(params, x)`` of one example."""
+    return partial({"mlp": _mlp, "cnn": _cnn, "transformer": _transformer}[kind], import_module("jax"))
+
+
 def _compiled(case: Case, reduce: Callable[[Any, Any], Any]) -> Callable[[], Any]:
     jax = import_module("jax")
     numbers = import_module("jax.numpy")
-    forward = partial({"mlp": _mlp, "cnn": _cnn, "transformer": _transformer}[case.kind], jax)
+    forward = model(case.kind)
 
     def loss(params: Any, x: Any, label: Any) -> Any:
         log_probabilities = jax.nn.log_softmax(forward(params, x))

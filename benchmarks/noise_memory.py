@@ -9,8 +9,6 @@ only.
 
 from __future__ import annotations
 
-import ctypes
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 from noise_cases import make_case
+from peak_memory import MEGABYTE, extra_here, extra_of
 
 import pure_sgd as ps
 
-RUNS = 2
-MEGABYTE = 2**20
 GROWTH = (128, 256, 512, 1024, 2048)
 PICTURE = "gradient_noise_memory.png"
 
@@ -44,37 +41,22 @@ class Peak(NamedTuple):
     parameters: int
 
 
-def status(field: str) -> int:
-    """A size of this process in bytes, from its line ``VmRSS: 123 kB``."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
-
-
-def extra_here(work: str, kind: str, count: int) -> int:
+def extra(work: str, kind: str, count: int) -> int:
     """The same in this process."""
     case, small = make_case(kind, count), make_case(kind, 2)
     run = WORKS[work](case.loss)
     run(small.params, small.batch)
-    ctypes.CDLL(None).malloc_trim(0)
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size from here on
-    run(case.params, case.batch)
-    return status("VmHWM") - before
+    return extra_here(lambda: run(case.params, case.batch))
 
 
 def measured(work: str, kind: str, count: int) -> Peak:
-    """The least of some runs: what a peak has by chance is too much, never too little."""
-    command = [sys.executable, __file__, work, kind, str(count)]
-    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(RUNS)]
     leaves = ps.tree.leaves(make_case(kind, 2).params)
     parameters = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    return Peak(work, kind, count, min(int(run.stdout) for run in runs), parameters)
+    return Peak(work, kind, count, extra_of(__file__, work, kind, str(count)), parameters)
 
 
 def all_measured(jobs: list[tuple[str, str, int]]) -> list[Peak]:
     """Two at a time: no time is taken here."""
-    if not Path("/proc/self/clear_refs").exists():
-        raise NotImplementedError("peak memory is only known on Linux")
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda job: measured(*job), jobs))
 
@@ -127,6 +109,6 @@ def main() -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         torch.manual_seed(0)
-        print(extra_here(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+        print(extra(sys.argv[1], sys.argv[2], int(sys.argv[3])))
     else:
         main()
