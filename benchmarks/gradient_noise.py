@@ -139,14 +139,11 @@ def gradients(name: str, case: Case) -> Group:
     return Group(name, ways, [Row(("eager", "compiled"), ("JAX vmap(grad)",), 1.2)])
 
 
-def memory(settings: Settings) -> list[Line]:
+def memory(case: str, settings: Settings) -> list[Line]:
     row = Row(("eager",), (), 1.0, why="the squares of both factors are held while the product is formed")
-    ratios = noise_memory.over_allowed(list(COUNTS.values()))
-    print(f"memory over the batch size: {noise_memory.draw(noise_memory.growth())}")
-    return [
-        line(f"memory/{name}", "eager", "3 x parameters + activations", row, Ratio(ratio, ratio, ratio))
-        for name, ratio in zip(COUNTS, ratios, strict=True)
-    ]
+    (ratio,) = noise_memory.over_allowed([COUNTS[case]])
+    found = Ratio(ratio, ratio, ratio)
+    return [line(f"memory/{case}", "eager", "3 x parameters + activations", row, found)]
 
 
 def group(work: Callable[[str, Case], Group], name: str, case: str, settings: Settings) -> Group:
@@ -163,5 +160,5 @@ GROUPS: dict[str, Callable[[Settings], Group | list[Line]]] = {
         for case in COUNTS
         if not (work.__name__ in SMALLER and case == "mlp512")
     },
-    "memory": memory,
+    **{f"memory/{case}": partial(memory, case) for case in COUNTS},
 }
