@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import noise_jax
-import optax
 from noise_cases import Case
 
 import pure_sgd as ps
+
+# By name, so that the type checker does not ask for them where they are not installed.
+jax: Any = import_module("jax")
+jnp: Any = import_module("jax.numpy")
+optax: Any = import_module("optax")
 
 
 def loop(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import optax
-
 import pure_sgd as ps
+
+# By name, so that the type checker does not ask for them where they are not installed.
+jax: Any = import_module("jax")
+jnp: Any = import_module("jax.numpy")
+optax: Any = import_module("optax")
 
 
 def sweep(
