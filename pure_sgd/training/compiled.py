@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from .. import tree
-from ..transforms.wrapping import within_torch_func
+from .. import functorch, tree
 from .direct import compile_directly
 from .donated import Donated, take_over
 from .replayed import replay_step
@@ -58,7 +57,7 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
     run = _in_place(step, options) if donate else _pure(step, options)
 
     def compiled(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:
-        if torch.compiler.is_compiling() or within_torch_func():
+        if torch.compiler.is_compiling() or functorch.within_transform():
             return step(state, batch, **extra)
         try:
             return run(state, batch, extra)

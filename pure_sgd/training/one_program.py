@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from .. import tree
-from ..transforms.wrapping import within_torch_func
+from .. import functorch, tree
 from .compiled import compile_step
 from .state import TrainState
 from .step import Metrics, Step
@@ -72,7 +71,7 @@ def can_be_one_program(state: TrainState, batches: Any) -> bool:
         return False
     leaves = tree.leaves((state, batches))
     return (
-        not within_torch_func()
+        not functorch.within_transform()
         and all(isinstance(leaf, torch.Tensor) for leaf in leaves)
         and len({leaf.device for leaf in leaves}) == 1
         and not (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves))

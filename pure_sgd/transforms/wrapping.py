@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
-from .. import tree
+from .. import functorch, tree
 from ..errors import PureSGDError
 from .contract import GradientTransformation, extra_args_of
 
-__all__ = ["both_run", "check_inner", "either", "extras_for"]
-
-_BOTH_RUN = ContextVar("both_run", default=False)
+__all__ = ["check_inner", "either", "extras_for"]
 
 
 def check_inner(where: str, inner: Any) -> None:
@@ -54,9 +49,8 @@ def either(condition: torch.Tensor, yes: Callable[[], Any], no: Callable[[], Any
     """``yes()`` where ``condition`` (bool, shape ``()``) holds, else ``no()``; both like each other.
 
     Only one of the two runs: eagerly by an ``if``, which waits for the condition where it lies on a GPU;
-    compiled by ``torch.cond``. Mapped by ``vmap``, compiled under a transform of ``torch.func`` or within
-    :func:`both_run`, or captured in a CUDA graph, both run and ``torch.where`` picks one: NaN in the
-    other does no harm.
+    compiled by ``torch.cond``. Mapped by ``vmap``, compiled under a transform of ``torch.func``, or captured
+    in a CUDA graph, both run and ``torch.where`` picks one: NaN in the other does no harm.
 
     Example:
         >>> import torch
@@ -66,30 +60,12 @@ def either(condition: torch.Tensor, yes: Callable[[], Any], no: Callable[[], Any
     """
     if torch.compiler.is_compiling():
         # torch.cond has no rule for several results under vmap, and none for torch.func.grad.
-        both = within_torch_func() or _both_must_run()
+        both = functorch.within_transform()
         return _selected(condition, yes, no) if both else _branched(condition, yes, no)
     holds = known(condition)
     if holds is None:
         return _selected(condition, yes, no)
     return yes() if holds else no()
-
-
-@contextmanager
-def both_run() -> Generator[None, None, None]:
-    """While this lasts, what is compiled chooses by ``torch.where``: a compiled loop takes no branches.
-
-    Example:
-        >>> import torch
-        >>> from pure_sgd.transforms.wrapping import both_run, either
-        >>> with both_run():
-        ...     either(torch.tensor(True), lambda: torch.ones(2), lambda: torch.zeros(2))
-        tensor([1., 1.])
-    """
-    token = _BOTH_RUN.set(True)
-    try:
-        yield
-    finally:
-        _BOTH_RUN.reset(token)
 
 
 def known(condition: torch.Tensor) -> bool | None:
@@ -100,17 +76,6 @@ def known(condition: torch.Tensor) -> bool | None:
         return bool(condition)
     except RuntimeError:  # under vmap it is many values at once
         return None
-
-
-@torch.compiler.assume_constant_result
-def within_torch_func() -> bool:
-    """Whether a transform of ``torch.func``, such as ``vmap``, is at work."""
-    return bool(retrieve_all_functorch_interpreters())
-
-
-@torch.compiler.assume_constant_result
-def _both_must_run() -> bool:
-    return _BOTH_RUN.get()
 
 
 def _selected(condition: torch.Tensor, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ... import tree
+from ... import functorch, tree
 from ...errors import PureSGDError
 from ...gradients import value_and_grad
 from ..contract import Params, Updates, missing_params
 from ..plateau import one_value
-from ..wrapping import known, within_torch_func
+from ..wrapping import known
 
 
 class Point(NamedTuple):
@@ -115,7 +115,7 @@ def repeat(
     ``torch.func``, where ``torch.while_loop`` has no rule as of torch 2.13) the body runs ``most`` times
     and ``torch.where`` keeps what is done: the same numbers at the price of the longest search.
     """
-    if torch.compiler.is_compiling() and not within_torch_func():
+    if torch.compiler.is_compiling() and not functorch.within_transform():
         return _compiled_loop(condition, body, carry)
     for _ in range(most):
         going = condition(carry)
