@@ -28,7 +28,8 @@ def once(tx: ps.GradientTransformation, **extra: Any) -> dict[str, torch.Tensor]
 
 
 def assert_same(got: Any, want: Any) -> None:
-    torch.testing.assert_close(got, want, rtol=0.0, atol=0.0)
+    # Adam of all leaves goes through torch's own kernel, which rounds otherwise than that of some of them.
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=0.0)
 
 
 MASKS: dict[str, tuple[Any, set[str]]] = {

@@ -740,7 +740,8 @@ HALF: dict[str, ps.GradientTransformation] = {
     "trace": ps.trace(0.9),
     "nesterov": ps.trace(0.9, nesterov=True),
     "dampened": ps.trace(0.9, dampening=0.3),
-    "adam": ps.scale_by_adam(),
+    # With a tensor torch's own kernel, which is for wide leaves and rounds otherwise, stays out of it.
+    "adam": ps.scale_by_adam(b2=torch.tensor(0.999)),
     "nadam": ps.scale_by_adam(nesterov=True),
     "scheduled rate": ps.scale_by_learning_rate(RISING),
     "clip": ps.clip_by_global_norm(0.1),
