@@ -9,7 +9,8 @@ import torch
 from torch._dynamo import config
 
 import pure_sgd as ps
-from pure_sgd.training import cpp_loop, one_program, scanned
+from pure_sgd.training import one_program, scanned
+from pure_sgd.training.programs import cpp_loop
 
 (X, Y), _ = ps.data.linear_regression(ps.random.key(0), n=40, features=3)
 MODEL = ps.models.linear(3)

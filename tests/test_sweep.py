@@ -129,7 +129,7 @@ def scanned(rate: Any, seed: Any, make: Any = ps.sgd, compile: bool = True, **hy
 @pytest.fixture
 def compiled(monkeypatch: Any) -> list[None]:
     """One entry for each loop in C++ that is made."""
-    from pure_sgd.training import cpp_loop
+    from pure_sgd.training.programs import cpp_loop
 
     made, original = [], cpp_loop.cpp_loop
 

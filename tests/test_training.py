@@ -9,7 +9,7 @@ import torch
 
 import pure_sgd as ps
 from pure_sgd.training import compile_when_it_pays, compiled
-from pure_sgd.training.recording import record
+from pure_sgd.training.programs.recording import record
 
 (X, Y), _ = ps.data.linear_regression(ps.random.key(0), n=40, features=3)
 MODEL = ps.models.mlp((3, 4, 1))

@@ -11,8 +11,8 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from .. import functorch, tree
-from .direct import compile_directly
 from .donated import Donated, take_over
+from .programs.direct import compile_directly
 from .replayed import replay_step
 from .state import TrainState
 from .step import Metrics, Step

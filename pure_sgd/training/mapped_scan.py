@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from .. import tree
-from .below import Axes, Leaves, below, mapped
 from .one_program import LARGE_STATE, MAX_PROGRAMS, one_by_one
-from .products import products_as_sums
-from .recording import Recording, record
-from .runs_last import runs_first, runs_last, turned
+from .programs.below import Axes, Leaves, below, mapped
+from .programs.products import products_as_sums
+from .programs.recording import Recording, record
+from .programs.runs_last import runs_first, runs_last, turned
 from .state import TrainState
 from .step import Metrics, Step
 
@@ -107,7 +107,9 @@ def _run(flat: Callable[..., Leaves], axes: Axes, state: Leaves, batches: Leaves
 def _compiled(
     recording: Recording, sizes: list[int], order: list[int], carry: Leaves, row: Leaves
 ) -> Callable[..., Any]:
-    from .cpp_loop import cpp_loop  # Inductor takes seconds to import, and other versions lack what it needs
+    from .programs.cpp_loop import (
+        cpp_loop,  # Inductor takes seconds to import, and other versions lack what it needs
+    )
 
     program, count = turned(recording, sizes, order).program(), len(carry)
 

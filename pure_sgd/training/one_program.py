@@ -137,7 +137,9 @@ def _fastest(step: Step, backend: Any, state: TrainState, batches: Any) -> Many:
 
 
 def _in_cpp(step: Step, state: TrainState, batches: Any, metrics: Metrics) -> Many:
-    from .cpp_loop import cpp_loop  # Inductor takes seconds to import, and other versions lack what it needs
+    from .programs.cpp_loop import (
+        cpp_loop,  # Inductor takes seconds to import, and other versions lack what it needs
+    )
 
     leaves, rebuild = tree.flatten(state)
     stacked, rebuild_batch = tree.flatten(batches)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import functorch, tree
-from .below import Axes, below, is_mapped_only, mapped
-from .recording import record
+from .programs.below import Axes, below, is_mapped_only, mapped
+from .programs.recording import record
 from .state import TrainState
 from .step import Metrics, Step
 

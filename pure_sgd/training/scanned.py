@@ -10,9 +10,9 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
-from .below import is_mapped_only
 from .mapped_scan import mapped_scan
 from .one_program import Many, can_be_one_program, one_by_one, one_program
+from .programs.below import is_mapped_only
 from .state import TrainState
 from .step import Metrics, Step
 

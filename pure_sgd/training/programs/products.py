@@ -33,7 +33,7 @@ class products_as_sums(TorchFunctionMode):
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.products import products_as_sums
+        >>> from pure_sgd.training.programs.products import products_as_sums
         >>> with products_as_sums():
         ...     torch.eye(2) @ torch.tensor([1.0, 2.0])
         tensor([1., 2.])

@@ -27,7 +27,7 @@ def runs_last(leaf: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.runs_last import runs_last
+        >>> from pure_sgd.training.programs.runs_last import runs_last
         >>> runs_last(torch.zeros(2, 3, 4), [1, 0]).shape
         torch.Size([4, 3, 2])
     """
@@ -39,7 +39,7 @@ def runs_first(leaf: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.runs_last import runs_first
+        >>> from pure_sgd.training.programs.runs_last import runs_first
         >>> runs_first(torch.zeros(4, 3, 2), [1, 0]).shape
         torch.Size([2, 3, 4])
     """
@@ -57,8 +57,8 @@ def turned(recording: Recording, sizes: Sequence[int], order: Sequence[int]) -> 
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.recording import record
-        >>> from pure_sgd.training.runs_last import turned
+        >>> from pure_sgd.training.programs.recording import record
+        >>> from pure_sgd.training.programs.runs_last import turned
         >>> recording, _ = record(lambda x: [(2 * x).sum(1)], [torch.ones(3, 4)])
         >>> turned(recording, [3], [0]).program()(torch.ones(3, 4))
         [tensor([8., 8., 8.])]

@@ -15,8 +15,8 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch._inductor import compile as inductor
 from torch._inductor import list_mode_options
 
-from .. import tree
-from ..tree.traversal import outline
+from ... import tree
+from ...tree.traversal import outline
 
 __all__ = ["compile_directly"]
 
@@ -53,7 +53,7 @@ def compile_directly(
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.direct import compile_directly
+        >>> from pure_sgd.training.programs.direct import compile_directly
         >>> double = compile_directly(lambda memory, tree: {"twice": 2 * tree["once"]}, backend="eager")
         >>> for number in (3, 4):
         ...     doubled = double([], {"once": torch.tensor(number)})

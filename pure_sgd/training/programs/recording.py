@@ -38,7 +38,7 @@ def record(function: Callable[..., Leaves], leaves: Leaves) -> tuple[Recording |
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.recording import record
+        >>> from pure_sgd.training.programs.recording import record
         >>> recording, results = record(lambda x: [2 * x + 1], [torch.tensor(3.0)])
         >>> recording.program()(torch.tensor(4.0))
         [tensor(9.)]

@@ -15,7 +15,7 @@ from torch._inductor.codecache import CppCodeCache
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import PureSGDError
+from ...errors import PureSGDError
 
 __all__ = ["cpp_loop"]
 
@@ -39,7 +39,7 @@ def cpp_loop(body: Body, carry: Leaves, row: Leaves) -> Body:
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.cpp_loop import cpp_loop
+        >>> from pure_sgd.training.programs.cpp_loop import cpp_loop
         >>> def running_sum(carry, row):
         ...     return [carry[0] + row[0]], [2 * carry[0]]
         >>> zero = torch.tensor(0.0)

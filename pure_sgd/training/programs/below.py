@@ -37,7 +37,7 @@ def is_mapped_only() -> bool:
     """Whether nothing but ``vmap`` is at work, once or several times.
 
     Example:
-        >>> from pure_sgd.training.below import is_mapped_only
+        >>> from pure_sgd.training.programs.below import is_mapped_only
         >>> is_mapped_only()
         False
     """
@@ -54,7 +54,7 @@ def below(caller: Caller, leaves: Leaves) -> Leaves:
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.below import below, mapped
+        >>> from pure_sgd.training.programs.below import below, mapped
         >>> def caller(axes, leaves):
         ...     print(leaves[0].shape)
         ...     return mapped(lambda x: (2 * x,), axes)(*leaves)
@@ -73,7 +73,7 @@ def mapped(function: Callable[..., Leaves], axes: Axes) -> Callable[..., Leaves]
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.below import Axis, mapped
+        >>> from pure_sgd.training.programs.below import Axis, mapped
         >>> mapped(lambda x: [x.sum()], (Axis(3, (0,), "error"),))(torch.ones(3, 2))
         [tensor([2., 2., 2.])]
     """
