@@ -54,7 +54,7 @@ def rates(tx: ps.GradientTransformation) -> torch.Tensor:
 def test_sgd():
     same(th.sgd_convergence_rate(RATE, H), exact(ps.sgd, rates))
     same(th.sgd_variance(RATE, H, 1.0), exact(ps.sgd, variance))
-    same(th.sgd_variance(RATE, H, 3.0, 40), 3 * exact(ps.sgd, lambda tx: moments(tx, 40).variance[-1]), 1e-9)
+    same(th.sgd_variance(RATE, H, 3.0, 40), 3 * exact(ps.sgd, lambda tx: moments(tx, 40).variance[-1]))
     means = exact(ps.sgd, lambda tx: moments(tx, 40).mean[-1].abs())
     torch.testing.assert_close(th.sgd_convergence_rate(RATE, H) ** 40, means, rtol=1e-10, atol=1e-12)
     assert th.sgd_variance(2.0, 1.0, 1.0) == th.sgd_variance(3.0, 1.0, 1.0) == torch.inf
@@ -66,7 +66,7 @@ def test_momentum():
         heavy = exact(lambda rate, beta=beta: ps.sgd(rate, momentum=beta), variance)
         same(th.momentum_variance_factor(RATE, beta, H) * th.sgd_variance(RATE, H, 1.0), heavy)
         found = exact(lambda rate, beta=beta: ps.sgd(rate, momentum=beta), rates)
-        same(th.momentum_convergence_rate(RATE, beta, H), found, 1e-7)  # eigenvalues nearly coincide
+        same(th.momentum_convergence_rate(RATE, beta, H), found)
         assert (
             th.momentum_variance_factor(RATE, beta, H) <= th.momentum_variance_bound(beta) / (1 + beta)
         ).all()
@@ -95,13 +95,16 @@ def test_overdamped_momentum_has_the_rate_of_a_larger_learning_rate():
 def test_averages():
     for gamma in (0.0, 0.5, 0.99):
         found = exact(lambda rate, g=gamma: ps.chain(ps.sgd(rate), ps.params_ema(g)), averaged_variance)
-        same(th.ema_variance_factor(RATE, gamma, H) * th.sgd_variance(RATE, H, 1.0), found, 1e-9)
+        same(th.ema_variance_factor(RATE, gamma, H) * th.sgd_variance(RATE, H, 1.0), found)
     found = exact(
         lambda rate: ps.chain(ps.sgd(rate), ps.polyak_average()),
         lambda tx: moments(tx, 40).averaged_variance[-1],
     )
+    same(th.polyak_variance(RATE, H, 1.0, 40)[2:], found[2:])
+    # Where the rate is small little is left of the formula's differences, and its sum is taken term by term.
+    weights = torch.cumsum((1 - RATE * H) ** torch.arange(40)[:, None, None], 0)
+    same((RATE / 40) ** 2 * (weights**2).sum(0), found)
     same(th.polyak_variance(RATE, H, 1.0, 40), found, 1e-5)
-    same(th.polyak_variance(RATE, H, 1.0, 40)[2:], found[2:], 1e-9)  # else little is left of a difference
     same(th.polyak_variance(0.5, 2.0, 3.0, 10**6), 3 / 4 / 10**6, 1e-5)
 
 
