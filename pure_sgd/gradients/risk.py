@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from .examples import Batch, ExampleLoss, Params, checked, over_examples
+from .moments import GradientMoments, gradient_moments
 
 __all__ = ["EmpiricalRisk", "RiskEstimate", "empirical_risk", "population_risk"]
 
@@ -42,7 +44,12 @@ class EmpiricalRisk:
         """The mean loss, shape ``()``."""
         return _losses(self.example_loss, params, batch, None).mean()
 
+    def moments(self) -> Callable[[Params, Batch], GradientMoments]:
+        """What measures mean and variance of its gradient: :func:`gradient_moments`."""
+        return gradient_moments(self.example_loss)
 
+
+@typed
 def empirical_risk(example_loss: ExampleLoss) -> EmpiricalRisk:
     """The mean loss over a batch: ``loss(params, batch)``, shape ``()``.
 
@@ -66,6 +73,7 @@ def empirical_risk(example_loss: ExampleLoss) -> EmpiricalRisk:
     return EmpiricalRisk(example_loss)
 
 
+@typed
 def population_risk(
     example_loss: ExampleLoss, chunk_size: int | None = None
 ) -> Callable[[Params, Batch], RiskEstimate]:
