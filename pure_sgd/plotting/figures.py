@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PureSGDError
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["new_figure", "positive"]
+__all__ = ["new_figure", "panels_of", "positive"]
 
 
 def new_figure(
@@ -42,6 +42,31 @@ def new_figure(
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, list(panels)
+
+
+def panels_of(
+    where: str, axes: Axes | Sequence[Axes] | None, rows: int, columns: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+    """The panels that were given, with their figure, or those of a new one.
+
+    Raises:
+        PureSGDError: not as many as there are panels to draw, or matplotlib is not installed.
+
+    Example:
+        >>> from pure_sgd.plotting.figures import new_figure, panels_of
+        >>> figure, panels = new_figure(2, 1, (7.0, 5.0))
+        >>> panels_of("plot_history", panels, 2, 1, (7.0, 5.0))[0] is figure
+        True
+    """
+    if axes is None:
+        return new_figure(rows, columns, size)
+    panels = list(axes) if isinstance(axes, Iterable) else [axes]
+    if len(panels) != rows * columns:
+        raise PureSGDError(
+            where, f"axes holds {len(panels)} panels, and {rows * columns} are drawn", "Pass one for each"
+        )
+    figure: Any = panels[0].get_figure()
+    return figure, panels
 
 
 def positive(numbers: Sequence[Any]) -> list[float]:

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..gradients import NoiseScale, minibatch_variance
-from .figures import new_figure, positive
+from .figures import new_figure, panels_of, positive
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["plot_gradient_norms", "plot_minibatch_variance", "plot_noise_scale"]
 
 
+@typed
 def plot_minibatch_variance(
     batch_sizes: Sequence[float],
     measured: Sequence[float],
@@ -65,6 +68,7 @@ def plot_minibatch_variance(
     return figure
 
 
+@typed
 def plot_gradient_norms(norms: Any, max_norm: float | None = None, bins: int = 40) -> Figure:
     """Draw the histogram of per-example gradient norms, (B,), with the clipping bound if there is one.
 
@@ -104,13 +108,18 @@ def plot_gradient_norms(norms: Any, max_norm: float | None = None, bins: int = 4
     return figure
 
 
+@typed
 def plot_noise_scale(
-    steps: Sequence[float], scales: Sequence[NoiseScale], batch_size: float | None = None
+    steps: Sequence[float],
+    scales: Sequence[NoiseScale],
+    batch_size: float | None = None,
+    axes: Sequence[Axes] | None = None,
 ) -> Figure:
     """Draw noise and signal of the gradient over training, and below them their ratio, the noise scale.
 
     ``scales[k]`` was measured at ``steps[k]``; what is not positive is left out, for the axes are
-    logarithmic. ``batch_size`` is drawn as a line in the panel of the noise scale.
+    logarithmic. ``batch_size`` is drawn as a line in the panel of the noise scale. With ``axes``, two, it
+    draws into these.
 
     Raises:
         PureSGDError: lengths that differ, no measurement, or matplotlib is not installed.
@@ -129,7 +138,7 @@ def plot_noise_scale(
             f"got {len(steps)} steps and {len(scales)} measurements",
             "Pass one measurement for each step",
         )
-    figure, (terms, ratio) = new_figure(2, 1, (7.0, 5.4))
+    figure, (terms, ratio) = panels_of("plot_noise_scale", axes, 2, 1, (7.0, 5.4))
     for name, label in (("trace_covariance", "noise of one example"), ("grad_sq_norm", "signal")):
         terms.plot(steps, positive([getattr(scale, name) for scale in scales]), label=label)
     ratio.plot(steps, positive([scale.simple for scale in scales]), label="noise / signal")

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
-from .figures import new_figure
+from .figures import new_figure, panels_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_history", "plot_schedules"]
+__all__ = ["plot_history", "plot_schedule", "plot_schedules"]
 
 #: Readable names of what fit records; another quantity is labelled by its own name.
 LABELS = {
@@ -25,19 +27,23 @@ LABELS = {
 }
 
 
+@typed
 def plot_history(
     history: Mapping[str, Sequence[float]],
     panels: Sequence[Sequence[str]] = (("loss", "val_loss", "val_loss_averaged"), ("learning_rate",)),
     by: str = "epoch",
+    axes: Axes | Sequence[Axes] | None = None,
 ) -> Figure:
     """Draw what :func:`fit` recorded, one panel above the other.
 
     ``panels`` names the quantities of each panel; those that ``history`` lacks are left out, and so is a
     panel without any. ``by`` is the quantity on the common x axis. Save the figure with
-    ``figure.savefig(path)``.
+    ``figure.savefig(path)``; ``figure.axes`` are its panels. With ``axes`` it draws into these, one for each
+    panel.
 
     Raises:
-        PureSGDError: none of the quantities was recorded, or matplotlib is not installed.
+        PureSGDError: none of the quantities was recorded, ``axes`` of another number, or matplotlib is not
+            installed.
 
     Example:
         >>> import pure_sgd as ps
@@ -53,17 +59,48 @@ def plot_history(
             f"the history holds {sorted(history)}, and nothing of {list(panels)} by {by!r}",
             "Name what to draw with panels= and by=",
         )
-    figure, rows = new_figure(len(drawn), 1, (7.0, 1.2 + 2.4 * len(drawn)))
-    for axes, names in zip(rows, drawn, strict=True):
+    figure, rows = panels_of("plot_history", axes, len(drawn), 1, (7.0, 1.2 + 2.4 * len(drawn)))
+    for panel, names in zip(rows, drawn, strict=True):
         for name in names:
-            axes.plot(history[by], history[name], label=LABELS.get(name, name))
-        axes.set_ylabel("loss" if any("loss" in name for name in names) else LABELS.get(names[0], names[0]))
+            panel.plot(history[by], history[name], label=LABELS.get(name, name))
+        panel.set_ylabel("loss" if any("loss" in name for name in names) else LABELS.get(names[0], names[0]))
         if len(names) > 1:
-            axes.legend(frameon=False)
+            panel.legend(frameon=False)
     rows[-1].set_xlabel(by)
     return figure
 
 
+@typed
+def plot_schedule(
+    schedule: Callable[[torch.Tensor], Any], steps: int, axes: Axes | None = None, label: str | None = None
+) -> Axes:
+    """Draw a schedule over ``steps`` steps into ``axes``, or those of a new figure, and return them.
+
+    Several schedules into the same axes are told apart by ``label``.
+
+    Raises:
+        PureSGDError: no step, or matplotlib is not installed.
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> axes = ps.plotting.plot_schedule(ps.cosine_decay_schedule(0.1, 100), 100)
+        >>> ps.plotting.plot_schedule(ps.linear_schedule(0.1, 0.0, 100), 100, axes) is axes
+        True
+    """
+    check_count("plot_schedule", "steps", steps)
+    _, (panel,) = panels_of("plot_schedule", axes, 1, 1, (6.0, 3.6))
+    x = torch.arange(steps)
+    values = torch.as_tensor(schedule(x), dtype=torch.float64).expand(steps)
+    panel.plot(x.numpy(), values.numpy(), label=label)
+    if axes is None:
+        panel.set_xlabel("step")
+        panel.set_ylabel("learning rate")
+    if label is not None:
+        panel.legend(frameon=False)
+    return panel
+
+
+@typed
 def plot_schedules(
     schedules: Mapping[str, Callable[[torch.Tensor], Any]], steps: int, log_scale: bool = False
 ) -> Figure:

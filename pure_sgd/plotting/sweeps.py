@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError
-from .figures import new_figure
+from .figures import panels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,14 @@ MOST_LINES = 6
 WIDE_RANGE = 10.0
 
 
-def plot_sweep(grids: Mapping[str, Any], risk: Any, over: str = "seed", label: str = "final risk") -> Figure:
+@typed
+def plot_sweep(
+    grids: Mapping[str, Any],
+    risk: Any,
+    over: str = "seed",
+    label: str = "final risk",
+    axes: Axes | None = None,
+) -> Figure:
     """Draw what a :func:`sweep` found: one number of each run over the grid.
 
     ``risk`` has one axis for each of ``grids``, in their order. Along the axis ``over``, if there is one of
@@ -30,7 +38,7 @@ def plot_sweep(grids: Mapping[str, Any], risk: Any, over: str = "seed", label: s
     largest. Of the other axes the first is x; each value of the second is a line, or above 6 values a row of
     a heat map. A grid whose values have a common ratio has a logarithmic axis, and so has a risk that spans
     more than a factor of 10. What is not finite, as where a run diverged, is left out. The risk of a
-    zipped sweep, which has one axis, is drawn over the first grid.
+    zipped sweep, which has one axis, is drawn over the first grid. With ``axes`` it draws into these.
 
     Raises:
         PureSGDError: axes that do not fit, more than two besides ``over``, or matplotlib is not
@@ -68,7 +76,7 @@ def plot_sweep(grids: Mapping[str, Any], risk: Any, over: str = "seed", label: s
             f"risk has the axes {list(axes_of_grid)}, and a picture has room for two",
             "Choose one value of the others, or take their minimum",
         )
-    figure, (panel,) = new_figure(1, 1, (6.4, 4.2))
+    figure, (panel,) = panels_of("plot_sweep", axes, 1, 1, (6.4, 4.2))
     (name, x), *second = axes_of_grid.items()
     _scale(panel, "x", x)
     panel.set_xlabel(name)
@@ -111,7 +119,7 @@ def _heat_map(
     panel.grid(False)
     _scale(panel, "y", y)
     panel.set_ylabel(name)
-    figure.colorbar(mesh, label=label)
+    figure.colorbar(mesh, ax=panel, label=label)
 
 
 def _scale(panel: Axes, axis: str, grid: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..theory import CriticalBatchSize, Risk, Simulation
 from .figures import new_figure, positive
@@ -29,6 +30,7 @@ class Measured(NamedTuple):
     standard_error: Any = 0.0  # (m,) or one number
 
 
+@typed
 def plot_risk(risk: Risk, simulation: Simulation | None = None) -> Figure:
     """Draw the expected risk after each step with its two parts, over the mean of simulated runs.
 
@@ -76,6 +78,7 @@ def plot_risk(risk: Risk, simulation: Simulation | None = None) -> Figure:
     return figure
 
 
+@typed
 def plot_predictions(
     grids: Mapping[str, Any],
     predicted: Mapping[str, Any],
@@ -134,6 +137,7 @@ def plot_predictions(
     return figure
 
 
+@typed
 def plot_steps_to_target(found: CriticalBatchSize) -> Figure:
     """Draw the steps that each method needs against the batch size, from :func:`critical_batch_size`.
 
@@ -171,6 +175,7 @@ def plot_steps_to_target(found: CriticalBatchSize) -> Figure:
     return figure
 
 
+@typed
 def plot_best_methods(found: CriticalBatchSize, beside: str | None = None) -> Figure:
     """Draw how many times fewer steps each method needs than ``beside``; the shade tells which needs fewest.
 
