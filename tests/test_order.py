@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pure_sgd import random
-from pure_sgd.data.order import epoch_indices, poisson_indices
+from pure_sgd.data import order
+from pure_sgd.data.order import epoch_indices, epoch_windows, poisson_indices
 from pure_sgd.errors import PureSGDError
 
 
@@ -38,9 +39,9 @@ def test_the_last_row_is_filled_up_with_the_first_examples(n, batch_size):
     rows = epoch_indices(n, batch_size, seed=3, epoch=5)
     steps = math.ceil(n / batch_size)
     assert rows.shape == (steps, batch_size)
-    order = rows.flatten()
-    assert order[:n].sort().values.tolist() == list(range(n))
-    assert torch.equal(order[n:], order[: steps * batch_size - n])
+    visited = rows.flatten()
+    assert visited[:n].sort().values.tolist() == list(range(n))
+    assert torch.equal(visited[n:], visited[: steps * batch_size - n])
     assert all(len(set(row.tolist())) == batch_size for row in rows)
 
 
@@ -55,7 +56,7 @@ def test_the_order_is_frozen():
     rows = epoch_indices(10, 4, seed=42, epoch=3)
     assert rows.tolist() == [[3, 9, 2, 6], [1, 0, 5, 8], [7, 4, 3, 9]]
     drawn = epoch_indices(10, 4, seed=42, epoch=3, replacement=True)
-    assert drawn.tolist() == [[7, 4, 6, 8], [7, 8, 5, 1], [1, 9, 8, 8]]
+    assert drawn.tolist() == [[6, 2, 7, 4], [5, 5, 1, 6], [2, 9, 2, 9]]
 
 
 @pytest.mark.parametrize("replacement", [False, True])
@@ -247,3 +248,99 @@ def test_all_epochs_at_once_are_those_one_by_one(replacement: bool):
         return epoch_indices(7, 3, 5, number, replacement)
 
     assert torch.equal(torch.func.vmap(epoch)(torch.arange(4)), torch.stack([epoch(k) for k in range(4)]))
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_the_order_is_the_same_for_every_batch_size(replacement: bool):
+    whole = epoch_indices(60, 60, 5, 2, replacement)[0]
+    for size in (1, 7, 30):
+        assert torch.equal(epoch_indices(60, size, 5, 2, replacement).flatten()[:60], whole)
+
+
+@pytest.fixture(params=["held whole", "calculated"])
+def small_windows(request, monkeypatch) -> int:
+    """A number of examples, in both ways to find their order."""
+    monkeypatch.setattr(order, "WINDOW", 64)
+    monkeypatch.setattr(order, "LARGE", 4097 if request.param == "calculated" else 2**20)
+    return 4101
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("size", [1, 10, 100])
+def test_windows_give_the_rows_of_the_table_from_any_row_on(small_windows, size, replacement, drop_last):
+    n = small_windows
+    table = epoch_indices(n, size, 3, 1, replacement, drop_last)
+    for start in (0, 1, len(table) - 1, len(table), len(table) + 1):
+        windows = list(epoch_windows(n, size, 3, 1, replacement, drop_last, start))
+        assert torch.equal(torch.cat([torch.empty(0, size, dtype=torch.int64), *windows]), table[start:])
+        assert all(rows.numel() <= max(size, 64) for rows in windows)
+
+
+def test_a_calculated_order_holds_each_example_once(small_windows):
+    n = small_windows
+    rows = epoch_indices(n, 100, seed=0, epoch=0)
+    assert torch.equal(rows.flatten()[:n].sort().values, torch.arange(n))
+    assert torch.equal(rows.flatten()[n:], rows[0, : rows.numel() - n])
+
+
+def test_a_calculated_order_maps_and_compiles(monkeypatch):
+    monkeypatch.setattr(order, "LARGE", 4097)
+
+    def epoch(number: torch.Tensor) -> torch.Tensor:
+        return epoch_indices(4101, 100, 5, number)
+
+    expected = torch.stack([epoch_indices(4101, 100, 5, number) for number in range(3)])
+    assert torch.equal(torch.func.vmap(epoch)(torch.arange(3)), expected)
+    compiled = torch.compile(epoch, fullgraph=True, backend="aot_eager")
+    assert torch.equal(torch.stack([compiled(number) for number in torch.arange(3)]), expected)
+
+
+@pytest.mark.parametrize(
+    "n, seed, epoch, start, once, drawn",
+    [
+        (2**20, 0, 0, 0, [561218, 279960, 26267], [1026055, 93657, 537701]),
+        (2**20 + 7, 3, 1, 2**17, [947387, 536830, 733834], [625170, 311520, 245164]),
+        (10**9, 42, 2, 10**8, [768630948, 801055415, 623669893], [188242065, 554401718]),
+        (2**40, 7, 1, 2**37, [701334652058, 291987988654, 332272071800], [856285883566, 736318420368]),
+        (2**40, 7, 1, 2**40 // 5, [124896429621, 210337839576], [134471789340, 624766480621]),
+    ],
+)
+def test_an_order_that_nobody_holds_is_frozen(n, seed, epoch, start, once, drawn):
+    for replacement, expected in ((False, once), (True, drawn)):
+        row = next(epoch_windows(n, 5, seed, epoch, replacement, start=start))[0]
+        assert row[: len(expected)].tolist() == expected
+
+
+# --- a calculated order is told from chance by no statistic ---
+
+
+def deviation(pairs: torch.Tensor, bins: int, n: int) -> float:
+    """How far chi-square of the counts of pairs of bins lies from its mean, in standard deviations.
+
+    Each bin of the one holds as many as each bin of the other, hence the degrees of freedom and the factor.
+    """
+    counts = torch.bincount(pairs, minlength=bins**2).double()
+    freedom = (bins - 1) ** 2
+    statistic = float(((counts - n / bins**2) ** 2 / (n / bins**2)).sum()) * (n - 1) / n
+    return (statistic - freedom) / math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("epochs", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_calculated_order_is_like_one_by_chance(epochs):
+    n, bins = 2**20 + 7, 100
+    places, before, neighbours = torch.arange(n), None, 0
+    for epoch in range(epochs):
+        rows = epoch_indices(n, n, seed=1, epoch=epoch)[0]
+        assert torch.equal(rows.sort().values, places)
+        assert abs(deviation(places * bins // n * bins + rows * bins // n, bins, n)) < 4.5
+        steps = rows[1:] - rows[:-1]
+        neighbours += int((steps.abs() == 1).sum())
+        centred = rows.double() - (n - 1) / 2
+        lag_one = float((centred[1:] * centred[:-1]).sum() / centred.square().sum())
+        assert abs(lag_one) < 4.5 / math.sqrt(n)
+        if before is not None:
+            assert abs(deviation(before * bins // n * bins + rows * bins // n, bins, n)) < 4.5
+        before = rows
+    # Two are expected in each order, and their number is close to Poisson's.
+    assert abs(neighbours - 2 * epochs) < 4.5 * math.sqrt(2 * epochs)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pure_sgd as ps
+from pure_sgd.data import permutation
 from pure_sgd.data.permutation import FEW
 
 GOLDEN = [
@@ -40,9 +41,14 @@ def test_the_order_never_changes(n, seed, images):
     assert ps.permute_index(torch.tensor([0, 1, 2, n // 2, n - 1]), n, seed).tolist() == images
 
 
-def test_every_example_comes_exactly_once_for_every_small_n():
-    for n in range(1, 300):
-        assert ps.permute_index(torch.arange(n), n, n).sort().values.tolist() == list(range(n))
+@pytest.mark.parametrize("few", [FEW, 0], ids=["sorted", "in rounds"])
+@pytest.mark.parametrize(
+    "sizes", [range(1, 2001, 23), pytest.param(range(1, 2001), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_every_example_comes_exactly_once_for_every_n_up_to_2000(monkeypatch, few, sizes):
+    monkeypatch.setattr(permutation, "FEW", few)
+    for n in sizes:
+        assert torch.equal(ps.permute_index(torch.arange(n), n, n).sort().values, torch.arange(n)), n
 
 
 @pytest.mark.parametrize("n", [FEW, FEW + 1, FEW + 2, 4999, 64**2 + 63, 2**14 - 1, 2**14, 2**14 + 1, 99991])

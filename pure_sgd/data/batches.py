@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import DataLoader
 
 from .. import random, tree
 from ..errors import PureSGDError
-from .order import check_sizes, epoch_indices
+from .files import FileDataset
+from .order import check_sizes, epoch_windows
+from .samplers import BatchSampler, Sampler
 
 __all__ = ["BatchSource", "batch_source", "take", "train_test_split"]
 
@@ -23,6 +27,7 @@ class BatchSource(NamedTuple):
 
     epoch: Callable[..., Iterable[Any]]  # epoch(number, start=0)
     steps_per_epoch: int | None
+    rows: Callable[..., Iterable[torch.Tensor]] | None = None  # likewise: which examples they hold, if known
 
 
 def take(data: Any, rows: Any) -> Any:
@@ -43,18 +48,25 @@ def batch_source(
     seed: int = 0,
     replacement: bool = False,
     order: Order | None = None,
+    device: torch.device | None = None,
 ) -> BatchSource:
     """The batches of ``data``, epoch by epoch.
 
     A tensor, dict or tuple of tensors (B, ...) is data in memory: each epoch takes batches of
     ``batch_size`` from it (None: all of it, full gradient descent) in the order of
     :func:`epoch_indices`, or in that of ``order(epoch)``, which gives one int64 tensor of rows a batch.
+    So does it from the data of :func:`from_files`, for which ``batch_size`` must be given.
     Anything else is iterated over once an epoch (a ``DataLoader``, a list of batches), and its
-    batches are taken as they come.
+    batches are taken as they come. The sampler of a ``DataLoader`` is told the epoch by its
+    ``set_epoch``, and a :class:`BatchSampler` or :class:`Sampler` the step too, so that nothing is
+    read to be left out.
+
+    Batches are moved to ``device``, if it is given, while the program goes on.
 
     Raises:
-        PureSGDError: an empty data set, leaves of different lengths, a batch size out of range, a
-            ``batch_size`` or ``order`` for data that is not in memory, or an iterable that is used up.
+        PureSGDError: an empty data set, leaves of different lengths, a batch size out of range, or none for
+            data in files, a ``batch_size`` or ``order`` for data that makes its own batches, or an
+            iterable that is used up.
 
     Example:
         >>> import torch
@@ -63,24 +75,32 @@ def batch_source(
         >>> source.steps_per_epoch, [len(x) for (x,) in source.epoch(0)]
         (2, [2, 2])
     """
-    if not _in_memory(data):
-        return _iterated(data, batch_size, order)
-    count = tree.batch_length(data, "data")
+    if isinstance(data, FileDataset):
+        count, taken = len(data), partial(data.read, pinned=_is_gpu(device))
+        if batch_size is None and order is None:
+            problem = f"is None, which would take all {count} examples into memory"
+            raise PureSGDError("batch_size", problem, "Pass the number of examples in a batch")
+    elif _in_memory(data):
+        count, taken = tree.batch_length(data, "data"), partial(_taken, data)
+    else:
+        return _iterated(data, batch_size, order, device)
     size = count if batch_size is None else batch_size
     check_sizes("fit", count, size)
-    device = tree.leaves(data)[0].device
+    whole = order is None and size == count and not replacement
 
-    def shuffled(epoch: int) -> Iterable[torch.Tensor]:
-        return epoch_indices(count, size, seed, epoch, replacement)
+    def rows(epoch: int, start: int = 0) -> Iterable[torch.Tensor]:
+        if order is not None or whole:
+            return islice(order(epoch) if order else [torch.arange(count)], start, None)
+        windows = epoch_windows(count, size, seed, epoch, replacement, start=start)
+        return (batch for window in windows for batch in window)
 
     def batches(epoch: int, start: int = 0) -> Iterator[Any]:
-        if order is None and size == count and not replacement:
-            yield from [data][start:]  # the mean does not depend on the order: spare the copy
-            return
-        for rows in islice((order or shuffled)(epoch), start, None):
-            yield take(data, rows.to(device))
+        for chosen in rows(epoch, start):
+            # The mean over all does not depend on their order: spare the copy.
+            spared = whole and not isinstance(data, FileDataset)
+            yield _moved(data if spared else taken(chosen), device)
 
-    return BatchSource(batches, -(-count // size) if order is None else len(list(order(0))))
+    return BatchSource(batches, -(-count // size) if order is None else len(list(order(0))), rows)
 
 
 def train_test_split(data: Any, test_fraction: float = 0.2, seed: int = 0) -> tuple[Any, Any]:
@@ -115,7 +135,29 @@ def _in_memory(data: Any) -> bool:
     return all(isinstance(leaf, torch.Tensor) for leaf in tree.leaves(data))
 
 
-def _iterated(data: Any, batch_size: int | None, order: Order | None) -> BatchSource:
+def _taken(data: Any, rows: torch.Tensor) -> Any:
+    return take(data, rows.to(tree.leaves(data)[0].device))
+
+
+def _is_gpu(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cuda"
+
+
+def _moved(batch: Any, device: torch.device | None) -> Any:
+    """The batch on ``device``; what lies in pinned memory goes there while the program goes on."""
+    if device is None:
+        return batch
+    return tree.map(
+        lambda leaf: (
+            leaf.to(device, non_blocking=_is_gpu(device)) if isinstance(leaf, torch.Tensor) else leaf
+        ),
+        batch,
+    )
+
+
+def _iterated(
+    data: Any, batch_size: int | None, order: Order | None, device: torch.device | None
+) -> BatchSource:
     if not isinstance(data, Iterable):
         raise PureSGDError(
             "data",
@@ -132,12 +174,13 @@ def _iterated(data: Any, batch_size: int | None, order: Order | None) -> BatchSo
 
     def batches(epoch: int, start: int = 0) -> Iterator[Any]:
         empty = True
+        skipped = _go_to(data, epoch, start)
         for number, batch in enumerate(data):
             empty = False
             # DataLoader collates the fields of an example into a list; losses see a tuple either way.
-            if number >= start:
-                yield tuple(batch) if isinstance(batch, list) else batch
-        if empty:
+            if number >= start - skipped:
+                yield _moved(tuple(batch) if isinstance(batch, list) else batch, device)
+        if empty and not skipped:
             raise PureSGDError(
                 "data",
                 f"gave no batch in epoch {epoch}",
@@ -146,3 +189,18 @@ def _iterated(data: Any, batch_size: int | None, order: Order | None) -> BatchSo
 
     length = getattr(data, "__len__", None)
     return BatchSource(batches, length() if length else None)
+
+
+def _go_to(data: Any, epoch: int, start: int) -> int:
+    """Tell the sampler of a ``DataLoader`` where to begin: how many batches it leaves out by itself."""
+    if not isinstance(data, DataLoader):
+        return 0
+    samplers: list[Any] = [data.batch_sampler, data.sampler]
+    for sampler in samplers:
+        if isinstance(sampler, (BatchSampler, Sampler)):
+            examples = data.batch_size or 1 if isinstance(sampler, Sampler) else 1
+            sampler.set_epoch(epoch, start * examples)
+            return start
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+    return 0

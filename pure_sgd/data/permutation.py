@@ -39,7 +39,7 @@ def permute_index(i: int | torch.Tensor, n: int, seed: int | torch.Tensor) -> to
     numbers, so that it is the same on every device and in every version. It takes memory for ``i`` only:
     any part of the order of 10**12 examples can be had by itself. ``i`` is an int or an integer tensor with
     values from 0 to n - 1; ``seed`` is an int of 64 bits or a 0-d integer tensor, which ``vmap`` can map
-    over.
+    over. More than 4096 examples compile and map, but not both at once: torch has no mapped while loop.
 
     Source: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", for the generalised Feistel
     network and for walking until the image lies inside.

@@ -1,0 +1,202 @@
+"""One field of a data set on disk: rows of equal size in one or several files, read where they lie."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import stat
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..errors import PureSGDError
+
+__all__ = ["File", "Part", "file_at"]
+
+Rows = Any  # a numpy array of int64
+#: Bytes of a data set that a process maps, the smallest fields first. The rest is read row by row, since the
+#: pages of a map that are looked at add up in the memory of the process.
+MOST_MAPPED = 2**28 if hasattr(os, "preadv") else math.inf
+MOST_OPEN = 256
+
+
+class File(NamedTuple):
+    """A file as it was when its header was read."""
+
+    path: str
+    bytes: int
+    modified: int  # nanoseconds
+
+
+class Part(NamedTuple):
+    """Rows that lie one after the other in a file."""
+
+    file: File
+    offset: int  # bytes before the first row
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A field whose rows are plain numbers. It holds no file open, so that it may go to other processes.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from pure_sgd.data.columns import Column, Part, file_at
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = Path(directory) / "numbers"
+        ...     _ = path.write_bytes(bytes(range(10)))
+        ...     column = Column("x", torch.uint8, (2,), (Part(file_at(path), 4, 3),))
+        ...     column.read(np.array([2, 0]))
+        tensor([[8, 9],
+                [4, 5]], dtype=torch.uint8)
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]  # of a row
+    parts: tuple[Part, ...]
+    mapped: bool = False
+    firsts: Rows = field(init=False, repr=False)  # the row that each part begins with, and the end
+    bases: Rows = field(init=False, repr=False)  # where in the file of each part row 0 would lie
+
+    def __post_init__(self) -> None:
+        firsts = np.cumsum([0, *(part.count for part in self.parts)])
+        offsets = np.array([part.offset for part in self.parts])
+        object.__setattr__(self, "firsts", firsts)
+        object.__setattr__(self, "bases", offsets - firsts[:-1] * self.row_bytes)
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """What one row takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, rows: Rows, pinned: bool = False) -> torch.Tensor:
+        """The examples ``rows``, (len(rows), ``*shape``), in memory of their own.
+
+        Raises:
+            PureSGDError: a file is not there any more, or is not what it was.
+        """
+        out = torch.empty(len(rows), self.row_bytes, dtype=torch.uint8, pin_memory=pinned)
+        if len(self.parts) == 1:
+            self._read_part(0, rows, out.numpy())
+        elif self.mapped:
+            which = self._part_of(rows)
+            for number in np.unique(which).tolist():
+                chosen = np.flatnonzero(which == number)
+                found = np.empty((len(chosen), self.row_bytes), np.uint8)
+                self._look_up(number, rows[chosen], found)
+                out.numpy()[chosen] = found
+        else:
+            which = self._part_of(rows)
+            self._read_each(which.tolist(), self.bases[which] + rows * self.row_bytes, out.numpy())
+        return out.view(self.dtype).reshape(len(rows), *self.shape)
+
+    def _part_of(self, rows: Rows) -> Rows:
+        return self.firsts.searchsorted(rows, "right") - 1
+
+    def _read_part(self, number: int, rows: Rows, out: Rows) -> None:
+        if self.mapped:
+            self._look_up(number, rows, out)
+            return
+        file, offsets = self.parts[number].file, self.bases[number] + rows * self.row_bytes
+        if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            _fill(file, memoryview(out).cast("B"), int(offsets[0]))
+        else:
+            self._read_each([number] * len(rows), offsets, out)
+
+    def _look_up(self, number: int, rows: Rows, out: Rows) -> None:
+        part = self.parts[number]
+        source = _opened(part.file)
+        # To look at what lies behind the end would end the process.
+        if os.fstat(source.descriptor).st_size != part.file.bytes:
+            raise changed(part.file)
+        array = np.frombuffer(source.map, np.uint8, part.count * self.row_bytes, part.offset)
+        array = array.reshape(part.count, self.row_bytes)
+        # All rows are there: "clip" means that none is checked, and none is copied twice.
+        array.take(rows - self.firsts[number], axis=0, out=out, mode="clip")
+
+    def _read_each(self, which: list[int], offsets: Rows, out: Rows) -> None:
+        sources = {number: _opened(self.parts[number].file) for number in set(which)}
+        descriptors = [sources[number].descriptor for number in which]
+        got = list(map(os.preadv, descriptors, zip(out, strict=True), offsets.tolist()))
+        if sum(got) != out.size:
+            for number, row, offset in zip(which, out, offsets.tolist(), strict=True):
+                _fill(self.parts[number].file, memoryview(row), offset)
+
+
+def file_at(path: str | os.PathLike[str]) -> File:
+    """The file at ``path`` as it is now.
+
+    Raises:
+        PureSGDError: there is none.
+
+    Example:
+        >>> from pure_sgd.data.columns import file_at
+        >>> file_at("nowhere.npy")
+        Traceback (most recent call last):
+        pure_sgd.errors.PureSGDError: nowhere.npy: is not there (No such file or directory). Pass the path \
+of a file.
+    """
+    name, remedy = os.fspath(path), "Pass the path of a file"
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError) as error:
+        raise PureSGDError(name, f"is not there ({getattr(error, 'strerror', error)})", remedy) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise PureSGDError(name, "is no plain file", remedy)
+    return File(name, found.st_size, found.st_mtime_ns)
+
+
+def changed(file: File) -> PureSGDError:
+    """The error of a file that is not what it was when its header was read."""
+    return PureSGDError(
+        file.path, "has changed since it was opened", "Open it again, and leave it as it is while it is read"
+    )
+
+
+def mapped_where_small(columns: Sequence[Column]) -> list[Column]:
+    """The columns, of which the smallest are mapped that together have no more than 256 MB."""
+    bytes_of = [column.row_bytes * len(column) for column in columns]
+    smaller = [sum(other for other in bytes_of if other <= mine) for mine in bytes_of]
+    return [
+        replace(column, mapped=total <= MOST_MAPPED) for column, total in zip(columns, smaller, strict=True)
+    ]
+
+
+class _Opened:
+    """A file that is open in this process, until nobody has it any more."""
+
+    def __init__(self, file: File) -> None:
+        if file_at(file.path) != file:
+            raise changed(file)
+        self.descriptor = os.open(file.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+    @cached_property
+    def map(self) -> mmap.mmap:
+        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ)
+
+
+_opened = lru_cache(MOST_OPEN)(_Opened)
+
+
+def _fill(file: File, out: memoryview, offset: int) -> None:
+    """Read on from ``offset`` until ``out`` is full, in as many calls as the system takes for it."""
+    descriptor = _opened(file).descriptor
+    while out:
+        count = os.preadv(descriptor, [out], offset)
+        if not count:
+            raise changed(file)
+        out, offset = out[count:], offset + count
