@@ -5,17 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import random
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 import pure_sgd as ps
-from pure_sgd.training.checkpoints import contents
+from pure_sgd.training.checkpoints import background
+from pure_sgd.training.checkpoints.arrays import ARRAYS
 
 (X, Y), _ = ps.data.linear_regression(ps.random.key(0), n=50, features=3)
 MODEL = ps.models.linear(3)
@@ -102,6 +104,116 @@ def test_whatever_the_data_and_the_records(tmp_path, options):
     assert_same(fit(checkpoint=tmp_path, resume=True, **options), fit(**options))
 
 
+class Noisy(Dataset[Any]):
+    """Examples that are drawn anew whenever they are read."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self.draw = draw
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return X[row] + self.draw(), Y[row]
+
+
+ROWS = TensorDataset(X, Y)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def from_torch() -> float:
+    return torch.rand(()).item()
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: DataLoader(ROWS, batch_size=13, shuffle=True),
+        lambda: DataLoader(ROWS, batch_size=13, shuffle=True, generator=seeded()),
+        lambda: DataLoader(ROWS, batch_size=13, sampler=RandomSampler(ROWS, generator=seeded())),
+        lambda: DataLoader(ROWS, batch_size=13, sampler=RandomSampler(ROWS, replacement=True)),
+        lambda: DataLoader(
+            ROWS, batch_sampler=BatchSampler(RandomSampler(ROWS, generator=seeded()), 13, False)
+        ),
+        lambda: DataLoader(Noisy(from_torch), batch_size=13, shuffle=True),
+        lambda: DataLoader(Noisy(from_torch), batch_size=13, shuffle=True, num_workers=2),
+    ],
+)
+def test_what_a_loader_draws_is_drawn_again(tmp_path, loader):
+    torch.manual_seed(1)
+    whole = fit(loader(), batch_size=None)
+    for stop_at, seed in ((3, 1), (1, 2), (4, 3)):  # in the first epoch, at its end, at the end of the second
+        torch.manual_seed(seed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(loader(), stop_at, checkpoint=tmp_path, resume=True, batch_size=None)
+    assert_same(fit(loader(), checkpoint=tmp_path, resume=True, batch_size=None), whole)
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ((X, Y), (X + 1, Y)),
+        (DataLoader(Noisy(random.random), batch_size=13), DataLoader(Noisy(random.random), batch_size=13)),
+        ([(X[:20], Y[:20]), (X[20:], Y[20:])], [(X[:20], Y[:20])]),
+    ],
+)
+@pytest.mark.parametrize("stop_at", [2, 4])
+def test_other_batches_than_the_run_took_are_an_error(tmp_path, before, after, stop_at):
+    options: dict[str, Any] = {"batch_size": 13 if isinstance(before, tuple) else None}
+    with pytest.raises(KeyboardInterrupt):
+        fit(before, stop_at, checkpoint=tmp_path, **options)
+    with pytest.raises(ps.PureSGDError, match=r"data: gives another batch \d of epoch"):
+        fit(after, checkpoint=tmp_path, resume=True, **options)
+
+
+def test_what_fit_has_not_written_is_not_gone_on_with(tmp_path):
+    ps.save_checkpoint(tmp_path, ps.init_train_state(PARAMS, TX), step=0)
+    with pytest.raises(ps.PureSGDError, match="holds a checkpoint that fit has not written"):
+        fit(checkpoint=tmp_path, resume=True)
+
+
+def test_a_corrupt_checkpoint_on_the_way_is_written_again(tmp_path):
+    fit(epochs=2, checkpoint=tmp_path, checkpoint_every=2)
+    for step in (6, 8):
+        (tmp_path / f"step_{step:010d}" / ARRAYS).write_bytes(b"")
+    with pytest.warns(UserWarning, match="step_0000000008"), pytest.warns(match="step_0000000006"):
+        fit(epochs=2, checkpoint=tmp_path, checkpoint_every=2, resume=True)
+    for step in ps.checkpoint_steps(tmp_path):
+        ps.load_checkpoint(tmp_path, ps.init_train_state(PARAMS, TX), step)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(background, "save_snapshot", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        fit(checkpoint=tmp_path, checkpoint_every=1)
+
+
+@pytest.mark.slow
+def test_a_scan_that_is_cut_anywhere(tmp_path):
+    rows = torch.cat([ps.epoch_indices(50, 10, 3, epoch) for epoch in range(4)])  # 20 steps
+    tx = ps.chain(ps.sgd(ps.linear_schedule(0.1, 0.0, 30), momentum=0.9), ps.params_ema(0.9))
+    step, start, chunk = ps.make_step(evaluate_loss, tx), ps.init_train_state(PARAMS, tx), 8
+
+    def run(state: Any, first: int, last: int) -> Any:
+        for begin in range(first, last, chunk):
+            steps = rows[begin : min(begin + chunk, last)]
+            state, _ = ps.scan_indices(step, state, (X, Y), steps)
+        return state
+
+    whole = run(start, 0, 20)
+    for stop in (3, 8, 13):
+        state = run(start, 0, stop)
+        ps.save_checkpoint(tmp_path, state, stop)
+        resumed = run(ps.load_checkpoint(tmp_path, state, stop), stop, 20)
+        assert_same(ps.FitResult(resumed, {}), ps.FitResult(whole, {}))
+
+
 @pytest.mark.slow
 def test_a_compiled_run(tmp_path):
     calls = 0
@@ -136,7 +248,7 @@ def test_a_finished_run_may_be_made_longer(tmp_path):
 
 def test_the_newest_intact_checkpoint_is_taken(tmp_path):
     fit(epochs=2, checkpoint=tmp_path)
-    (tmp_path / "step_0000000008" / contents.ARRAYS).write_bytes(b"")
+    (tmp_path / "step_0000000008" / ARRAYS).write_bytes(b"")
     with pytest.warns(UserWarning, match="step_0000000008"):
         resumed = fit(checkpoint=tmp_path, resume=True)
     assert_same(resumed, fit())
@@ -151,6 +263,28 @@ def test_a_second_signal_acts_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ps.fit(loss, ps.sgd(0.1), PARAMS, (X, Y), checkpoint=tmp_path, **OPTIONS)
     assert ps.checkpoint_steps(tmp_path) == []
+
+
+def test_nor_does_a_second_signal_wait_for_the_disk(tmp_path, monkeypatch):
+    gate, write = threading.Event(), background.save_snapshot
+    taken = 0
+
+    def slow(*arguments: Any) -> Path:
+        gate.wait(60)
+        return write(*arguments)
+
+    def loss(params: Any, batch: Any) -> torch.Tensor:
+        nonlocal taken
+        taken += 1
+        for _ in range(2 if taken == 2 else 0):  # step 1 is still being written
+            signal.raise_signal(signal.SIGINT)
+        return evaluate_loss(params, batch)
+
+    monkeypatch.setattr(background, "save_snapshot", slow)
+    with pytest.raises(KeyboardInterrupt):
+        ps.fit(loss, ps.sgd(0.1), PARAMS, (X, Y), checkpoint=tmp_path, checkpoint_every=1, **OPTIONS)
+    assert ps.checkpoint_steps(tmp_path) == []
+    gate.set()
 
 
 def test_sigterm_ends_the_process_with_a_checkpoint(tmp_path):
@@ -205,29 +339,25 @@ def train(path: Path, epochs: int) -> None:
     fit(checkpoint=path, resume=True, checkpoint_every=1, epochs=epochs)
 
 
-def killed_while_training(path: Path, times: int, epochs: int) -> int:
-    """Kill a training process up to so many times, start it again each time, and let the last one finish."""
-    draw, context, killed = random.Random(0), multiprocessing.get_context("fork"), 0
+def killed_while_training(path: Path, times: int) -> int:
+    """Kill a training process so many times, and start it again; the epochs in which to end what it began."""
+    draw, context = random.Random(0), multiprocessing.get_context("fork")
     for _ in range(times):
-        process = context.Process(target=train, args=(path, epochs))
+        process = context.Process(target=train, args=(path, 10**6))
         process.start()
-        process.join(draw.uniform(0.05, 0.35))
-        killed += process.is_alive()
+        process.join(draw.uniform(0.1, 0.4))
+        assert process.is_alive()
         process.kill()
         process.join()
-    process = context.Process(target=train, args=(path, epochs))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return killed
+    return ps.checkpoint_steps(path)[-1] // (STEPS // EPOCHS) + 2
 
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path):
-    assert killed_while_training(tmp_path, times=3, epochs=60) == 3
-    assert_same(fit(checkpoint=tmp_path, resume=True, epochs=60), fit(epochs=60))
+    epochs = killed_while_training(tmp_path, times=3)
+    assert_same(fit(checkpoint=tmp_path, resume=True, epochs=epochs), fit(epochs=epochs))
 
 
 @pytest.mark.slow
 def test_killed_at_50_moments(tmp_path):
-    assert killed_while_training(tmp_path, times=50, epochs=300) > 25
-    assert_same(fit(checkpoint=tmp_path, resume=True, epochs=300), fit(epochs=300))
+    epochs = killed_while_training(tmp_path, times=50)
+    assert_same(fit(checkpoint=tmp_path, resume=True, epochs=epochs), fit(epochs=epochs))

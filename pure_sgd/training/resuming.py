@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import PureSGDError
-from .checkpoints import checkpoint_metadata, checkpoint_steps, load_checkpoint, save_checkpoint
+from .checkpoints import AsyncCheckpoints, checkpoint_metadata, checkpoint_steps, load_checkpoint
 from .state import TrainState
 from .step import Metrics
 
-__all__ = ["Interruption", "Run", "load_run", "save_run", "signals_wait"]
+__all__ = ["Interruption", "Run", "load_run", "saving_runs", "signals_wait"]
 
 Directory = str | os.PathLike[str]
 
@@ -31,41 +31,47 @@ class Run(NamedTuple):
     done: int  # steps taken in all
     history: dict[str, list[float]]
     window: list[Metrics]  # of the steps since the last record
+    place: Mapping[str, Any] = {}  # among the batches; see Rewound
 
 
-def save_run(directory: Directory, run: Run, setting: dict[str, Any]) -> None:
-    """Save a run at its step, unless it is there already.
+@contextmanager
+def saving_runs(
+    directory: Directory | None, setting: dict[str, Any], done: int
+) -> Generator[Callable[[Run], None], None, None]:
+    """``save(run)``, which writes a run behind it, unless it is still where it was ``done`` or last saved.
 
     Example:
         >>> import tempfile
         >>> import torch
         >>> import pure_sgd as ps
-        >>> from pure_sgd.training.resuming import Run, load_run, save_run
+        >>> from pure_sgd.training.resuming import Run, load_run, saving_runs
         >>> state = ps.init_train_state(torch.ones(2), ps.sgd(0.1))
         >>> run = Run(state, epoch=0, in_epoch=0, done=0, history={"loss": [0.5]}, window=[])
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     save_run(directory, run, {"seed": 0})
+        ...     with saving_runs(directory, {"seed": 0}, done=-1) as save:
+        ...         save(run)
         ...     load_run(directory, state, {"seed": 0}).history
         {'loss': [0.5]}
     """
-    if run.done in checkpoint_steps(directory):
+    if directory is None:
+        yield lambda run: None
         return
-    names = run.window[0] if run.window else {}
-    metadata = {
-        "epoch": run.epoch,
-        "in_epoch": run.in_epoch,
-        "history": {name: [_written(value) for value in values] for name, values in run.history.items()},
-        "window": {name: [_written(metrics[name].item()) for metrics in run.window] for name in names},
-        "setting": setting,
-    }
-    save_checkpoint(directory, run.state, run.done, metadata=metadata)
+    with AsyncCheckpoints(directory) as checkpoints:
+
+        def save(run: Run) -> None:
+            nonlocal done
+            if run.done != done:
+                checkpoints.save(run.state, run.done, metadata=_metadata(run, setting))
+                done = run.done
+
+        yield save
 
 
 def load_run(directory: Directory, like: TrainState, setting: dict[str, Any]) -> Run | None:
     """The newest run that was saved and is intact, or None where there is none.
 
     Raises:
-        PureSGDError: it was begun with another ``setting``, or its state is unlike ``like``.
+        PureSGDError: it was begun with another ``setting``, its state is unlike ``like``, or it is no run.
 
     Example:
         >>> import torch
@@ -79,6 +85,10 @@ def load_run(directory: Directory, like: TrainState, setting: dict[str, Any]) ->
     state: TrainState = load_checkpoint(directory, like, fallback=True)
     done = int(state.step)
     saved = checkpoint_metadata(directory, done)
+    if not saved.keys() >= {"epoch", "in_epoch", "history", "window", "place", "setting"}:
+        raise PureSGDError(
+            str(directory), "holds a checkpoint that fit has not written", "Choose another directory"
+        )
     for name, value in saved["setting"].items():
         if setting.get(name) != value:
             problem = f"holds a run with {name}={value!r}, and this one has {name}={setting.get(name)!r}"
@@ -88,7 +98,7 @@ def load_run(directory: Directory, like: TrainState, setting: dict[str, Any]) ->
         for row in zip(*saved["window"].values(), strict=True)
     ]
     history = {name: [_read(value) for value in values] for name, values in saved["history"].items()}
-    return Run(state, saved["epoch"], saved["in_epoch"], done, history, window)
+    return Run(state, saved["epoch"], saved["in_epoch"], done, history, window, saved["place"])
 
 
 class Interruption:
@@ -143,6 +153,18 @@ def signals_wait() -> Generator[Interruption, None, None]:
         raise KeyboardInterrupt
     if interruption.signal is not None:
         raise SystemExit(128 + interruption.signal)
+
+
+def _metadata(run: Run, setting: dict[str, Any]) -> dict[str, Any]:
+    names = run.window[0] if run.window else {}
+    return {
+        "epoch": run.epoch,
+        "in_epoch": run.in_epoch,
+        "history": {name: [_written(value) for value in values] for name, values in run.history.items()},
+        "window": {name: [_written(metrics[name].item()) for metrics in run.window] for name in names},
+        "place": run.place,
+        "setting": setting,
+    }
 
 
 def _written(value: float) -> Any:

@@ -1,5 +1,6 @@
 """Any tree on disk: each checkpoint whole or not there, and given back bit for bit."""
 
+from .background import AsyncCheckpoints as AsyncCheckpoints
 from .contents import CorruptCheckpointError as CorruptCheckpointError
 from .directory import checkpoint_steps as checkpoint_steps
 from .loading import checkpoint_metadata as checkpoint_metadata

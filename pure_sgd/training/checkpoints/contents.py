@@ -1,34 +1,47 @@
-"""One checkpoint as a folder: tensors in safetensors, and a manifest that knows what they must be."""
+"""What a checkpoint holds: a step, metadata, and leaves that go by their paths."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialized
 
+from ... import functorch, tree
 from ...errors import PureSGDError
 
-__all__ = ["CorruptCheckpointError", "Leaf", "Manifest", "read_manifest", "read_values", "write_folder"]
+__all__ = ["CorruptCheckpointError", "Leaf", "Snapshot", "described", "snapshot"]
 
-FORMAT = "pure_sgd checkpoint 1"
-ARRAYS, MANIFEST = "arrays.safetensors", "manifest.json"
-#: Bytes of a manifest that are read at most: a leaf takes about two hundred.
-LARGEST_MANIFEST = 2**28
-FIELDS = {"format", "library", "step", "metadata", "bytes", "leaves", "sha256"}
-
-DTYPES: dict[str, torch.dtype] = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in vars(torch).values()
-    if isinstance(dtype, torch.dtype)
+#: The dtypes that a checkpoint holds, and what safetensors calls them; it has complex128 as pairs of float64.
+DTYPES: dict[str, tuple[torch.dtype, str]] = {
+    "bool": (torch.bool, "BOOL"),
+    "uint8": (torch.uint8, "U8"),
+    "uint16": (torch.uint16, "U16"),
+    "uint32": (torch.uint32, "U32"),
+    "uint64": (torch.uint64, "U64"),
+    "int8": (torch.int8, "I8"),
+    "int16": (torch.int16, "I16"),
+    "int32": (torch.int32, "I32"),
+    "int64": (torch.int64, "I64"),
+    "float8_e4m3fn": (torch.float8_e4m3fn, "F8_E4M3"),
+    "float8_e4m3fnuz": (torch.float8_e4m3fnuz, "F8_E4M3FNUZ"),
+    "float8_e5m2": (torch.float8_e5m2, "F8_E5M2"),
+    "float8_e5m2fnuz": (torch.float8_e5m2fnuz, "F8_E5M2FNUZ"),
+    "float8_e8m0fnu": (torch.float8_e8m0fnu, "F8_E8M0"),
+    "bfloat16": (torch.bfloat16, "BF16"),
+    "float16": (torch.float16, "F16"),
+    "float32": (torch.float32, "F32"),
+    "float64": (torch.float64, "F64"),
+    "complex64": (torch.complex64, "C64"),
+    "complex128": (torch.complex128, "F64"),
 }
+KINDS = {"bool": bool, "int": int, "float": str, "str": str}  # of a number or string, and of its value
+#: Digits of an int; Python itself reads no more than 4300.
+LONGEST_INT = 4000
 
 
 class CorruptCheckpointError(PureSGDError):
@@ -50,146 +63,71 @@ class Leaf(NamedTuple):
     sha256: str | None  # of a tensor's bytes
     value: Any  # of a number (a float as hexadecimal digits) or a string
 
+    @property
+    def size(self) -> int:
+        """The bytes of a tensor."""
+        return prod(self.shape) * DTYPES[self.dtype or ""][0].itemsize
 
-class Manifest(NamedTuple):
-    """What a checkpoint holds."""
+
+class Snapshot(NamedTuple):
+    """All that goes into a checkpoint, in memory of its own."""
 
     step: int
+    values: dict[str, Any]  # by path; tensors are contiguous and on the CPU
     metadata: dict[str, Any]
-    bytes: int  # of the file of tensors
-    leaves: dict[str, Leaf]
 
 
-def leaf_of(path: str, value: Any) -> Leaf:
-    """The entry of a leaf in the manifest.
-
-    Raises:
-        PureSGDError: neither a tensor nor a number nor a string.
-
-    Example:
-        >>> import torch
-        >>> from pure_sgd.training.checkpoints.contents import leaf_of
-        >>> leaf_of("w", torch.ones(2, 3)).shape
-        (2, 3)
-    """
-    if isinstance(value, torch.Tensor):
-        dtype = str(value.dtype).removeprefix("torch.")
-        return Leaf("tensor", dtype, tuple(value.shape), _checksum(value), None)
-    kind = type(value).__name__
-    if kind == "float":
-        return Leaf(kind, None, (), None, value.hex())
-    if kind in ("bool", "int", "str"):
-        return Leaf(kind, None, (), None, value)
-    raise PureSGDError(
-        path,
-        f"is a {kind}, which a checkpoint does not hold",
-        "Save trees of tensors, numbers and strings",
-    )
-
-
-def write_folder(folder: Path, values: Mapping[str, Any], step: int, metadata: dict[str, Any]) -> None:
-    """Write the files of a checkpoint into an empty folder, and wait until the disk has them.
+def snapshot(state: Any, step: int, metadata: Mapping[str, Any] | None) -> Snapshot:
+    """What ``state`` is now: it may be written over as soon as this returns.
 
     Raises:
         PureSGDError: a leaf or metadata that a checkpoint does not hold.
 
     Example:
-        >>> import tempfile
         >>> import torch
-        >>> from pure_sgd.training.checkpoints.contents import read_manifest, write_folder
-        >>> with tempfile.TemporaryDirectory() as name:
-        ...     write_folder(Path(name), {"w": torch.ones(2)}, step=3, metadata={})
-        ...     read_manifest(Path(name)).step
-        3
+        >>> from pure_sgd.training.checkpoints.contents import snapshot
+        >>> state = {"w": torch.ones(2)}
+        >>> taken = snapshot(state, step=3, metadata=None)
+        >>> _ = state["w"].zero_()
+        >>> taken.values
+        {"['w']": tensor([1., 1.])}
     """
-    leaves = {path: leaf_of(path, value) for path, value in values.items()}
-    tensors = {path: _plain(value) for path, value in values.items() if isinstance(value, torch.Tensor)}
-    payload = serialized(tensors)
-    body = {
-        "format": FORMAT,
-        "library": _library(),
-        "step": step,
-        "metadata": metadata,
-        "bytes": len(payload),
-        "leaves": {path: leaf._asdict() for path, leaf in leaves.items()},
-    }
-    try:
-        text = json.dumps({**body, "sha256": _digest(body)}, indent=1, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    if functorch.within_transform():
         raise PureSGDError(
-            "metadata", f"is not JSON: {error}", "Pass strings, numbers, lists, dicts"
-        ) from None
-    _write(folder / ARRAYS, payload)
-    _write(folder / MANIFEST, text.encode())
-    sync_folder(folder)
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """What the checkpoint in ``folder`` holds, if its manifest is as it was written.
-
-    Raises:
-        CorruptCheckpointError: it is not.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from pure_sgd.training.checkpoints.contents import read_manifest
-        >>> read_manifest(Path("nowhere"))
-        Traceback (most recent call last):
-        pure_sgd.training.checkpoints.contents.CorruptCheckpointError: nowhere: manifest.json is missing. \
-Load another step, or pass fallback=True for the newest that is intact.
-    """
-    size = _size(folder, MANIFEST)
-    if size > LARGEST_MANIFEST:
-        raise corrupt(folder, f"{MANIFEST} has {size} bytes, more than any has")
-    try:
-        body = json.loads((folder / MANIFEST).read_bytes(), object_pairs_hook=_without_duplicates)
-        if not isinstance(body, dict) or "format" not in body:
-            raise corrupt(folder, f"{MANIFEST} is no manifest")
-        if body["format"] != FORMAT:
-            raise corrupt(folder, f"its format is {body['format']!r}, and this version reads {FORMAT!r}")
-        if set(body) != FIELDS or body.pop("sha256") != _digest(body):
-            raise corrupt(folder, f"{MANIFEST} does not have its checksum")
-        leaves = {path: _parsed(fields) for path, fields in body["leaves"].items()}
-        manifest = Manifest(body["step"], body["metadata"], body["bytes"], leaves)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        if isinstance(error, PureSGDError):
-            raise
-        raise corrupt(folder, f"{MANIFEST} cannot be read ({error})") from None
-    return manifest
-
-
-def read_values(folder: Path, manifest: Manifest, paths: list[str]) -> dict[str, Any]:
-    """The leaves at ``paths``, each with its checksum verified; no memory is taken before sizes agree.
-
-    Raises:
-        CorruptCheckpointError: the file of tensors is not what the manifest says.
-
-    Example:
-        >>> import tempfile
-        >>> import torch
-        >>> from pure_sgd.training.checkpoints.contents import read_manifest, read_values, write_folder
-        >>> with tempfile.TemporaryDirectory() as name:
-        ...     write_folder(Path(name), {"w": torch.ones(2), "n": 7}, step=3, metadata={})
-        ...     read_values(Path(name), read_manifest(Path(name)), ["w", "n"])
-        {'w': tensor([1., 1.]), 'n': 7}
-    """
-    size = _size(folder, ARRAYS)
-    if size != manifest.bytes:
-        raise corrupt(folder, f"{ARRAYS} has {size} bytes, and {MANIFEST} says {manifest.bytes}")
+            "save_checkpoint", "was called inside vmap or grad", "Save what the mapped function returns"
+        )
     values: dict[str, Any] = {}
+    for path, value in tree.named_leaves(state):
+        if path in values:
+            raise PureSGDError(
+                path, "is the path of two leaves", "Use keys of a dict that are spelled differently"
+            )
+        values[path] = _copied(path, value)
     try:
-        with safe_open(folder / ARRAYS, "pt") as file:
-            known = {path for path, leaf in manifest.leaves.items() if leaf.kind == "tensor"}
-            if set(file.keys()) != known:
-                raise corrupt(folder, f"{ARRAYS} and {MANIFEST} name different leaves")
-            for path in paths:
-                leaf = manifest.leaves[path]
-                values[path] = _tensor(folder, file, path, leaf) if leaf.kind == "tensor" else _number(leaf)
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        if isinstance(error, PureSGDError):
-            raise
-        raise corrupt(folder, f"{ARRAYS} cannot be read ({error})") from None
-    return values
+        # Through text and back: what is read later is this, whatever becomes of the caller's.
+        text = json.dumps({} if metadata is None else dict(metadata), allow_nan=False)
+        plain = json.loads(text, object_pairs_hook=without_duplicates)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PureSGDError(
+            "metadata", f"is not JSON: {error}", "Pass a dict of strings, numbers, lists and dicts"
+        ) from None
+    return Snapshot(step, values, plain)
+
+
+def described(value: Any) -> Leaf:
+    """The entry of a leaf in the manifest, but for the checksum of a tensor.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.training.checkpoints.contents import described
+        >>> described(torch.ones(2, 3)).shape
+        (2, 3)
+        >>> described(0.5).value
+        '0x1.0000000000000p-1'
+    """
+    if isinstance(value, torch.Tensor):
+        return Leaf("tensor", str(value.dtype).removeprefix("torch."), tuple(value.shape), None, None)
+    return Leaf(type(value).__name__, None, (), None, value.hex() if type(value) is float else value)
 
 
 def corrupt(folder: Path, problem: str) -> CorruptCheckpointError:
@@ -198,79 +136,37 @@ def corrupt(folder: Path, problem: str) -> CorruptCheckpointError:
     return CorruptCheckpointError(str(folder), problem, remedy)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk knows which files lie in ``folder``."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def checksum(tensor: torch.Tensor) -> str:
+    """The SHA-256 of the bytes of a contiguous tensor on the CPU."""
+    return hashlib.sha256(bytes_of(tensor)).hexdigest()
 
 
-def _parsed(fields: dict[str, Any]) -> Leaf:
-    kind, dtype, shape, sha256, value = (fields[name] for name in Leaf._fields)
-    return Leaf(kind, dtype, tuple(shape), sha256, value)
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    array: Any = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else bytearray()
+    return memoryview(array)
 
 
-def _tensor(folder: Path, file: Any, path: str, leaf: Leaf) -> torch.Tensor:
-    stored = file.get_slice(path)
-    shape = (*leaf.shape, 2) if leaf.dtype == "complex128" else leaf.shape
-    if tuple(stored.get_shape()) != shape:
-        raise corrupt(folder, f"{path} has shape {tuple(stored.get_shape())}, and {MANIFEST} says {shape}")
-    tensor = file.get_tensor(path)
-    if leaf.dtype == "complex128":
-        tensor = torch.view_as_complex(tensor)
-    if tensor.dtype != DTYPES.get(str(leaf.dtype)) or _checksum(tensor) != leaf.sha256:
-        raise corrupt(folder, f"{path} does not have its checksum")
-    # Memory of its own: the file's may be gone when the folder is.
-    return tensor.clone()
-
-
-def _number(leaf: Leaf) -> Any:
-    return float.fromhex(leaf.value) if leaf.kind == "float" else leaf.value
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """As safetensors takes it: written out, in memory of its own, and complex128 as pairs of numbers."""
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
-    if tensor.dtype == torch.complex128:
-        tensor = torch.view_as_real(tensor)
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _checksum(tensor: torch.Tensor) -> str:
-    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    array: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
-    return hashlib.sha256(array).hexdigest()
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no name comes twice."""
     if len({name for name, _ in pairs}) != len(pairs):
         raise ValueError("a name comes twice")
     return dict(pairs)
 
 
-def _size(folder: Path, name: str) -> int:
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise corrupt(folder, f"{name} is missing" if not path.exists() else f"{name} is no plain file")
-    return path.stat().st_size
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _library() -> str:
-    try:
-        return f"pure_sgd {version('pure_sgd')}"
-    except PackageNotFoundError:
-        return "pure_sgd"
+def _copied(path: str, value: Any) -> Any:
+    kind = type(value).__name__
+    if isinstance(value, torch.Tensor):
+        kind = f"tensor of dtype {value.dtype}, layout {value.layout}, on {value.device}"
+        if described(value).dtype in DTYPES and value.layout == torch.strided and not value.is_meta:
+            plain = value.detach().cpu().resolve_conj().resolve_neg()
+            return plain.clone(memory_format=torch.contiguous_format)
+    elif kind == "int" and abs(value) >= 10**LONGEST_INT:
+        kind = f"int of more than {LONGEST_INT} digits"
+    elif kind in KINDS:
+        return value
+    raise PureSGDError(
+        f"state{path}",
+        f"is a {kind}, which a checkpoint does not hold",
+        "Save trees of plain tensors, numbers and strings",
+    )

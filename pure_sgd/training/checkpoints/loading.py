@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from ... import tree
-from ...errors import PureSGDError
-from .contents import CorruptCheckpointError, Leaf, Manifest, leaf_of, read_manifest, read_values
-from .directory import checkpoint_steps, folder_of
+from ...errors import PureSGDError, check_count
+from .arrays import read_tensors
+from .contents import CorruptCheckpointError, Leaf, described
+from .directory import checkpoint_steps, folder_of, is_folder
+from .manifest import Manifest, read_manifest
 
 __all__ = ["checkpoint_metadata", "load_checkpoint"]
 
@@ -60,11 +62,10 @@ def load_checkpoint(
         ...     ps.load_checkpoint(directory, {"w": torch.zeros(2)}, rename={"": ".params"}, partial=True)
         {'w': tensor([1., 1.])}
     """
-    root = Path(directory)
-    steps = checkpoint_steps(root) if step is None else [step]
+    root, steps = _chosen("load_checkpoint", directory, step)
     for number in reversed(steps):
         try:
-            return _loaded(folder_of(root, number), like, dict(rename or {}), partial)
+            return _loaded(root, number, like, dict(rename or {}), partial)
         except CorruptCheckpointError as error:
             if step is not None or not fallback:
                 raise
@@ -88,21 +89,35 @@ def checkpoint_metadata(directory: str | os.PathLike[str], step: int | None = No
         ...     ps.checkpoint_metadata(directory)
         {'loss': 0.5}
     """
-    root = Path(directory)
-    steps = checkpoint_steps(root) if step is None else [step]
+    root, steps = _chosen("checkpoint_metadata", directory, step)
     if not steps:
         raise PureSGDError(str(root), "holds no checkpoint", "Save one with save_checkpoint")
-    return read_manifest(folder_of(root, steps[-1])).metadata
+    return _opened(root, steps[-1]).metadata
 
 
-def _loaded(folder: Path, like: Any, rename: dict[str, str], partial: bool) -> Any:
-    if not folder.is_dir():
+def _chosen(where: str, directory: str | os.PathLike[str], step: int | None) -> tuple[Path, list[int]]:
+    """The directory, and the steps that come into question."""
+    if step is not None:
+        check_count(where, "step", step, low=0)
+    return Path(directory), checkpoint_steps(directory) if step is None else [step]
+
+
+def _opened(root: Path, step: int) -> Manifest:
+    folder = folder_of(root, step)
+    if not is_folder(folder):
         raise PureSGDError(str(folder), "there is no such checkpoint", "Ask checkpoint_steps which there are")
-    manifest = read_manifest(folder)
+    return read_manifest(folder, step)
+
+
+def _loaded(root: Path, step: int, like: Any, rename: dict[str, str], partial: bool) -> Any:
+    folder, leaves = folder_of(root, step), _opened(root, step).leaves
     named = tree.named_leaves(like)
     sources = {path: _renamed(path, rename) for path, _ in named}
-    _check_fit(folder, manifest, named, sources, partial)
-    values = read_values(folder, manifest, [name for name in sources.values() if name in manifest.leaves])
+    _check_fit(folder, leaves, named, sources, partial)
+    wanted = {path: leaves[path] for path in sources.values() if path in leaves}
+    tensors = [path for path, leaf in wanted.items() if leaf.kind == "tensor"]
+    values = {path: _number(leaf) for path, leaf in wanted.items() if leaf.kind != "tensor"}
+    values.update(read_tensors(folder, leaves, tensors))
     _, rebuild = tree.flatten(like)
     return rebuild([_placed(values.get(sources[path], leaf), leaf) for path, leaf in named])
 
@@ -117,18 +132,22 @@ def _renamed(path: str, rename: dict[str, str]) -> str:
 
 
 def _check_fit(
-    folder: Path, manifest: Manifest, named: list[tuple[str, Any]], sources: dict[str, str], partial: bool
+    folder: Path,
+    leaves: dict[str, Leaf],
+    named: list[tuple[str, Any]],
+    sources: dict[str, str],
+    partial: bool,
 ) -> None:
     """Say of all leaves at once how the file and ``like`` differ."""
     found: list[str] = []
     for path, value in named:
-        stored = manifest.leaves.get(sources[path])
+        stored, expected = leaves.get(sources[path]), described(value)
         if stored is None:
             found += [] if partial else [f"{path} is not in the file"]
-        elif _described(stored) != _described(expected := _form(path, value)):
-            found.append(f"{path} is {_described(stored)} in the file, expected {_described(expected)}")
+        elif _form(stored) != _form(expected):
+            found.append(f"{path} is {_form(stored)} in the file, expected {_form(expected)}")
     if not partial:
-        unexpected = manifest.leaves.keys() - sources.values()
+        unexpected = leaves.keys() - sources.values()
         found += [f"{path} is in the file, and nobody expects it" for path in sorted(unexpected)]
     if found:
         more = f"; and {len(found) - MOST_DIFFERENCES} more" if len(found) > MOST_DIFFERENCES else ""
@@ -136,15 +155,12 @@ def _check_fit(
         raise PureSGDError(str(folder), "; ".join(found[:MOST_DIFFERENCES]) + more, remedy)
 
 
-def _form(path: str, value: Any) -> Leaf:
-    """As in the manifest, without looking at the values of a tensor."""
-    if isinstance(value, torch.Tensor):
-        return Leaf("tensor", str(value.dtype).removeprefix("torch."), tuple(value.shape), None, None)
-    return leaf_of(path, value)
-
-
-def _described(leaf: Leaf) -> str:
+def _form(leaf: Leaf) -> str:
     return f"{leaf.dtype} {leaf.shape}" if leaf.kind == "tensor" else leaf.kind
+
+
+def _number(leaf: Leaf) -> Any:
+    return float.fromhex(leaf.value) if leaf.kind == "float" else leaf.value
 
 
 def _placed(value: Any, like: Any) -> Any:

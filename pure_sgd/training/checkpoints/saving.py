@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ... import tree
-from ...errors import PureSGDError, check_count
-from .contents import CorruptCheckpointError, leaf_of, read_manifest, read_values, sync_folder, write_folder
-from .directory import checkpoint_steps, clean, discard, folder_of, unfinished_folder
+import torch
 
-__all__ = ["save_checkpoint"]
+from ...errors import PureSGDError, check_count
+from .arrays import read_tensors, write_tensors
+from .contents import CorruptCheckpointError, Snapshot, checksum, described, snapshot
+from .directory import (
+    checkpoint_steps,
+    clean,
+    discard,
+    folder_of,
+    is_folder,
+    sync_folder,
+    unfinished_folder,
+)
+from .manifest import Manifest, read_manifest, write_manifest
+
+__all__ = ["save_checkpoint", "save_snapshot"]
 
 
 def save_checkpoint(
@@ -24,22 +34,23 @@ def save_checkpoint(
     *,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``state`` as the checkpoint of ``step``, and delete all but the newest ``keep``.
+    """Write ``state`` as the checkpoint of ``step``, and delete the older ones but for ``keep - 1``.
 
     ``state`` is any tree of tensors, numbers and strings, such as a :class:`TrainState`. Under
     ``directory/step_0000000042`` lie ``arrays.safetensors``, which other programs read too, and
     ``manifest.json`` with path, shape, dtype and SHA-256 of every leaf and your ``metadata`` (anything that
     JSON holds); no pickle. It is written under another name, read back and verified, and then renamed:
     after a crash at any moment there is the whole checkpoint or none, and those before it are as they
-    were. Two writers of one step cannot mix: the later one is refused.
+    were. Two writers of one step cannot mix: the later one is refused. :class:`AsyncCheckpoints` does the
+    same behind the training.
 
     Returns:
         The folder of the checkpoint.
 
     Raises:
         PureSGDError: a leaf of another type, ``metadata`` that is not JSON, a step that is there already
-            and intact, a state that changed while it was written (a donated one), ``keep`` under 1.
-        OSError: the disk is full or not writable; the older checkpoints stay.
+            and intact, ``keep`` under 1.
+        OSError: the disk is full or not writable; the older checkpoints stay, and nothing else is left.
 
     Example:
         >>> import tempfile
@@ -51,47 +62,79 @@ def save_checkpoint(
         ...     ps.load_checkpoint(directory, like=state).params
         {'w': tensor([1., 1.])}
     """
+    check_keep("save_checkpoint", keep)
     check_count("save_checkpoint", "step", step, low=0)
-    if keep is not None:
-        check_count("save_checkpoint", "keep", keep)
-    root = Path(directory)
-    root.mkdir(parents=True, exist_ok=True)
-    values = dict(tree.named_leaves(state))
-    final, unfinished = folder_of(root, step), unfinished_folder(root)
+    return save_snapshot(Path(directory), snapshot(state, step, metadata), keep)
+
+
+def save_snapshot(root: Path, taken: Snapshot, keep: int | None) -> Path:
+    """Write what was taken of a state, as :func:`save_checkpoint` promises.
+
+    Raises:
+        PureSGDError: the step is there already and intact.
+        OSError: the disk is full or not writable.
+
+    Example:
+        >>> import tempfile
+        >>> from pure_sgd.training.checkpoints.contents import snapshot
+        >>> from pure_sgd.training.checkpoints.saving import save_snapshot
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     save_snapshot(Path(name), snapshot({}, step=7, metadata=None), keep=3).name
+        'step_0000000007'
+    """
+    final = folder_of(root, taken.step)
     try:
-        write_folder(unfinished, values, step, dict(metadata or {}))
-        _verify(unfinished, values)
-        _make_room(final)
-        unfinished.rename(final)
+        root.mkdir(parents=True, exist_ok=True)
+        with unfinished_folder(root) as unfinished:
+            _write(unfinished, taken)
+            _verify(unfinished, taken.step)
+            _make_room(final, taken.step)
+            unfinished.rename(final)
         sync_folder(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    for old in checkpoint_steps(root)[: -keep or None] if keep else []:
-        discard(folder_of(root, old))
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}, so nothing was saved", str(final)) from error
+    # What is newer than this one is corrupt, or another run's: no reason to delete this one or its like.
+    older = [step for step in checkpoint_steps(root) if step < taken.step]
+    for step in older[: len(older) - keep + 1 if keep else 0]:
+        discard(folder_of(root, step))
     clean(root)
     return final
 
 
-def _verify(folder: Path, values: Mapping[str, Any]) -> None:
-    """Read back what was written, and compare it with what ``values`` are now."""
-    manifest = read_manifest(folder)
-    read_values(folder, manifest, list(manifest.leaves))
-    for path, value in values.items():
-        if leaf_of(path, value) != manifest.leaves[path]:
-            raise PureSGDError(
-                f"state{path}",
-                "changed while it was written",
-                "Save a copy of a state that is donated or changed in place",
-            )
+def check_keep(where: str, keep: int | None) -> None:
+    """Check how many checkpoints are to be kept; None: all."""
+    if keep is not None:
+        check_count(where, "keep", keep)
 
 
-def _make_room(final: Path) -> None:
+def _write(folder: Path, taken: Snapshot) -> None:
+    leaves = {path: described(value) for path, value in taken.values.items()}
+    for path, value in taken.values.items():
+        if isinstance(value, torch.Tensor):
+            leaves[path] = leaves[path]._replace(sha256=checksum(value))
+    write_tensors(folder, taken.values, leaves)
+    write_manifest(folder, Manifest(taken.step, taken.metadata, leaves))
+    sync_folder(folder)
+
+
+def _verify(folder: Path, step: int) -> None:
+    """Read all that a folder holds.
+
+    Raises:
+        CorruptCheckpointError: it is not what was written.
+    """
+    leaves = read_manifest(folder, step).leaves
+    for _ in read_tensors(folder, leaves, [path for path, leaf in leaves.items() if leaf.kind == "tensor"]):
+        pass
+
+
+def _make_room(final: Path, step: int) -> None:
     """See that a checkpoint can take its name: an intact one of the same step stays."""
-    if not final.exists():
+    if not os.path.lexists(final):
         return
     try:
-        manifest = read_manifest(final)
-        read_values(final, manifest, list(manifest.leaves))
+        if is_folder(final):
+            _verify(final, step)
     except CorruptCheckpointError:
         discard(final)
         return
