@@ -16,6 +16,7 @@ import torch
 
 # By its name as a string, because the type checker takes what is private for a mistake.
 _functorch: Any = import_module("torch._C._functorch")
+_around: Any = import_module("torch._functorch.pyfunctorch")
 
 
 def level() -> int:
@@ -32,6 +33,23 @@ def within_transform() -> bool:
 def readable() -> bool:
     """Whether tensors have values to look at: not while tracing, nor inside another transform."""
     return not torch.compiler.is_compiling() and level() == 0
+
+
+def is_mapped_only() -> bool:
+    """Whether nothing but ``vmap`` surrounds the caller, once or several times."""
+    found = _around.retrieve_all_functorch_interpreters()
+    return bool(found) and all(isinstance(one, _around.VmapInterpreter) for one in found)
+
+
+def mapped_sizes() -> list[int]:
+    """The number of examples of every transform around the caller, each of them a ``vmap``."""
+    return [one.batch_size() for one in _around.retrieve_all_functorch_interpreters()]
+
+
+def marks() -> list[torch.Tensor]:
+    """For every transform around the caller, each of them a ``vmap``, a tensor that it alone maps over."""
+    found = _around.retrieve_all_functorch_interpreters()
+    return [_functorch._add_batch_dim(torch.empty(one.batch_size()), 0, one.level()) for one in found]
 
 
 def is_batched(tensor: Any, at: int) -> bool:

@@ -41,6 +41,21 @@ def test_a_mapped_tensor_is_known_by_its_level():
     torch.func.vmap(loss, (0, None))(torch.ones(2, 3), torch.ones(3))
 
 
+def test_marks_are_mapped_by_one_vmap_each():
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        assert functorch.is_mapped_only()
+        assert functorch.mapped_sizes() == [3, 2]
+        outer_mark, mark = functorch.marks()
+        assert [functorch.level_of(one) for one in (outer_mark, mark)] == [1, 2]
+        assert [functorch.stacked(one)[0].shape for one in (outer_mark, mark)] == [(3,), (2,)]
+        return x
+
+    torch.func.vmap(torch.func.vmap(inner))(torch.ones(3, 2))
+    seen: list[bool] = [functorch.is_mapped_only()]
+    torch.func.grad(lambda x: seen.append(functorch.is_mapped_only()) or x)(torch.tensor(1.0))
+    assert seen == [False, False]
+
+
 def test_the_values_of_all_examples_and_their_axis():
     batch = torch.arange(6.0).reshape(3, 2)
 

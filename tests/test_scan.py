@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo import config
+from torch._inductor.async_compile import AsyncCompile
 
 import pure_sgd as ps
 from pure_sgd.training import one_program, scanned
@@ -22,6 +29,7 @@ TX = ps.chain(
 )
 INDICES = torch.cat([ps.epoch_indices(40, 8, seed=0, epoch=epoch) for epoch in range(4)])
 BATCHES = X[INDICES], Y[INDICES]
+ORIGINAL = AsyncCompile.cpp_pybinding
 
 
 def counting(tx: Any = TX, loss: Any = LOSS) -> tuple[Any, list[None]]:
@@ -175,6 +183,109 @@ def test_what_is_more_than_kernels_is_no_loop(body: Any):
     with pytest.raises(Exception, match=r".") as refusal:
         cpp_loop.cpp_loop(body, [torch.eye(3)], [torch.eye(3)])
     assert not isinstance(refusal.value, ps.PureSGDError)
+
+
+def test_what_a_body_reads_besides_its_arguments_is_read_at_each_call():
+    scale, part = torch.tensor([1.0, 2.0]), torch.arange(6.0).reshape(2, 3).T[1:]
+
+    def body(carry: Any, row: Any) -> Any:
+        return [carry[0] * scale + part.sum(0) + row[0] + torch.tensor([0.5, 0.25])], [scale + row[0]]
+
+    start, rows = [torch.zeros(2)], [torch.arange(3.0)]
+    loop_of = cpp_loop.cpp_loop(body, start, [rows[0][0]])
+    for factor in (1.0, 3.0):
+        scale.mul_(factor)
+        part.sub_(factor)
+        carry = start
+        for row in rows[0]:
+            carry, _ = body(carry, [row])
+        assert_same(loop_of(start, rows), (carry, [scale + rows[0][:, None]]))
+    scale.resize_(3)
+    with pytest.raises(ps.PureSGDError, match="a tensor that step reads has another shape now"):
+        loop_of(start, rows)
+
+
+def test_a_step_that_changes_what_it_reads_is_refused():
+    count = torch.tensor(0.0)
+
+    def step(state: ps.TrainState, batch: Any) -> Any:
+        count.add_(1)
+        return state._replace(params=state.params + count * batch), {}
+
+    with pytest.raises(ps.PureSGDError, match="step changes a tensor that it reads besides its arguments"):
+        ps.scan(step, ps.init_train_state(torch.tensor(0.0), ps.identity()), X[:5, 0])
+
+
+def test_two_threads_make_their_loops_at_once():
+    def made(k: int) -> Any:
+        def body(carry: Any, row: Any) -> Any:
+            return [carry[0] * (k + 2) + row[0]], [carry[0] - k]
+
+        zero = torch.tensor(1.0)
+        return cpp_loop.cpp_loop(body, [zero], [zero])([zero], [torch.ones(3)])
+
+    with ThreadPoolExecutor(2) as pool:
+        for k, (carry, seen) in enumerate(pool.map(made, range(2))):
+            factor = k + 2
+            values = [1, factor + 1, factor**2 + factor + 1, factor**3 + factor**2 + factor + 1]
+            assert carry[0] == values[3]
+            assert seen[0].tolist() == [value - k for value in values[:3]]
+    assert AsyncCompile.cpp_pybinding is ORIGINAL
+
+
+@pytest.mark.usefixtures("only_in_cpp")
+def test_inputs_may_lie_in_memory_in_any_way():
+    def step(state: ps.TrainState, batch: Any) -> Any:
+        w, b, none = state.params
+        x, y = batch
+        new = [w + x.T @ x + b, b + y, none + y]
+        return state._replace(params=new), {"sum": new[0].sum(1), "none": none * 2, "y": y}
+
+    batches = torch.arange(60.0).reshape(2, 3, 10).permute(2, 1, 0)[1::2], torch.arange(10)[::2]
+    strided = torch.arange(16.0).reshape(4, 4)[::2, ::2].T
+    for w, b in [(torch.tensor(2.0).expand(2, 2), torch.ones(3)[1]), (strided, strided[0, 1])]:
+        state = ps.init_train_state([w, b, torch.ones(0, 3)], ps.identity())
+        assert_same(ps.scan(step, state, batches), loop(step, state, batches))
+
+
+@pytest.mark.usefixtures("only_in_cpp")
+@pytest.mark.parametrize("draw", ["bits", pytest.param("normal", marks=pytest.mark.slow)])
+def test_steps_that_draw_random_numbers_are_a_loop_bit_for_bit(draw: str):
+    own = ps.random.key(3)
+
+    def step(state: ps.TrainState, k: torch.Tensor) -> Any:
+        noise = getattr(ps.random, draw)(ps.random.fold_in(own, k), (2, 3))
+        return state._replace(params=state.params - 0.5 * noise), {"noise": noise}
+
+    state = ps.init_train_state(torch.zeros(2, 3, dtype=torch.float64), ps.identity())
+    found = ps.scan(step, state, torch.arange(6))
+    assert_same(found, ps.scan(step, state, torch.arange(6), compile=False))
+
+
+@pytest.mark.parametrize(
+    "variable, value", [("CXX", "/nonexistent"), ("TORCHINDUCTOR_CACHE_DIR", "/proc/nothing")]
+)
+@pytest.mark.slow
+def test_without_a_compiler_or_a_cache_the_loop_itself_runs(variable: str, value: str, tmp_path: Path):
+    program = f"""
+        import os
+        import torch
+        import pure_sgd as ps
+        os.environ["{variable}"] = "{value}"
+        step = ps.make_step(ps.empirical_risk(lambda p, x: (p - x) ** 2 / 2), ps.sgd(0.5))
+        state = ps.init_train_state(torch.tensor(0.0), ps.sgd(0.5))
+        run = lambda compile, x: ps.scan(step, state, (x,), compile=compile)[0].params
+        x = torch.arange(12.0).reshape(3, 4)
+        assert run(True, x) == run(False, x)
+        mapped = torch.func.vmap(lambda shift: run(True, x + shift))(torch.ones(2))
+        assert torch.equal(mapped, run(False, x + 1).expand(2))
+    """
+    environment = {**os.environ, variable: value, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    assert "scan: this step runs uncompiled" in done.stderr
 
 
 def test_kernels_that_were_noted_still_run_for_others():

@@ -165,6 +165,27 @@ def test_scans_are_one_loop_of_all_runs(make: Any, compiled: list[None]):
             assert_same(ps.tree.map(lambda leaf, at=(i, j): leaf[at], found), alone, 1e-4)
 
 
+@pytest.mark.parametrize("draw", ["bits", pytest.param("normal", marks=pytest.mark.slow)])
+def test_runs_that_draw_random_numbers_are_one_loop_bit_for_bit(draw: str, compiled: list[None]):
+    def run(rate: Any, seed: Any, compile: bool = True) -> Any:
+        own = ps.random.key(seed)
+
+        def step(state: Any, k: torch.Tensor) -> Any:
+            noise = getattr(ps.random, draw)(ps.random.fold_in(own, k), (3,))
+            return state._replace(params=state.params - rate * noise), {"noise": noise}
+
+        state = ps.init_train_state(torch.zeros(3, dtype=torch.float64), ps.identity())
+        return ps.scan(step, state, torch.arange(5), compile=compile)
+
+    found = ps.sweep(run, rate=[0.5, 0.25], seed=[3, 8, 2**40]).results
+    assert len(compiled) == 1
+    assert_same(
+        found,
+        ps.sweep(functools.partial(run, compile=False), rate=[0.5, 0.25], seed=[3, 8, 2**40]).results,
+        0.0,
+    )
+
+
 def test_the_loop_of_a_sweep_is_kept_for_the_next(compiled: list[None]):
     first = ps.sweep(scanned, rate=[0.01, 0.1], seed=[0, 1, 2], momentum=[0.5])
     second = ps.sweep(scanned, rate=[0.2, 0.3], seed=[5, 6, 7], momentum=[0.9])

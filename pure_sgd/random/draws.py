@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import PureSGDError, check_count, check_hyperparameter
+from ..errors import PureSGDError, check_count, check_hyperparameter, shown
 from .erfinv import erfinv
 from .floats import FORMATS, Format
 from .keys import check_key, threefry
@@ -167,7 +167,7 @@ def _count(where: str, shape: Any) -> int:
     sizes = shape if isinstance(shape, Sequence) else (-1,)
     if not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise PureSGDError(
-            where, f"shape={shape!r} is not a tuple of sizes", "Pass a tuple of ints, such as (3,)"
+            where, f"shape={shown(shape)} is not a tuple of sizes", "Pass a tuple of ints, such as (3,)"
         )
     count = math.prod(sizes)
     if count > _LARGEST_DRAW:
@@ -180,10 +180,10 @@ def _count(where: str, shape: Any) -> int:
 
 
 def _format(where: str, dtype: torch.dtype) -> Format:
-    if dtype not in FORMATS:
+    if not isinstance(dtype, torch.dtype) or dtype not in FORMATS:
         raise PureSGDError(
             where,
-            f"dtype={dtype} is neither torch.float32 nor torch.float64",
+            f"dtype={shown(dtype)} is neither torch.float32 nor torch.float64",
             "Draw in float32 and cast the result",
         )
     return FORMATS[dtype]

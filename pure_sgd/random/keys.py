@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import PureSGDError, check_count
+from ..errors import PureSGDError, check_count, shown
 from .once import once
 
 __all__ = ["fold_in", "key", "split"]
@@ -34,8 +34,8 @@ def key(seed: int | torch.Tensor, device: torch.device | str | None = None) -> t
     words = _words("random.key", "seed", seed)
     if isinstance(seed, torch.Tensor):
         made = torch.stack(words)
-        return made if device is None else made.to(device)
-    return torch.tensor(words, dtype=torch.int64, device=device)
+        return made if device is None else made.to(_device(device))
+    return torch.tensor(words, dtype=torch.int64, device=_device(device))
 
 
 def split(key: torch.Tensor, num: int = 2) -> torch.Tensor:
@@ -98,12 +98,25 @@ def check_key(where: str, key: Any) -> None:
     """
     if isinstance(key, torch.Tensor) and key.dtype == torch.int64 and key.shape == (2,):
         return
-    got = f"{key.dtype} {tuple(key.shape)}" if isinstance(key, torch.Tensor) else repr(key)
+    got = f"{key.dtype} {tuple(key.shape)}" if isinstance(key, torch.Tensor) else shown(key)
     raise PureSGDError(
         where,
         f"key is {got}, expected a key, which is torch.int64 (2,)",
         "Make one with random.key(seed), or map over an axis of keys with torch.func.vmap",
     )
+
+
+def _device(device: Any) -> torch.device | None:
+    """The device of that name, after a check that torch knows it and finds it here."""
+    if device is None or isinstance(device, torch.device):
+        return device
+    try:
+        if not isinstance(device, str):
+            raise TypeError(f"is a {type(device).__name__}, expected its name")
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise PureSGDError("device", f"{shown(device)} cannot be used: {error}", "Pass 'cpu', say") from None
 
 
 def _words(where: str, name: str, value: Any) -> tuple[Any, Any]:

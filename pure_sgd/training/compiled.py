@@ -105,22 +105,26 @@ def _program(step: Step, state: TrainState, options: dict[str, Any]) -> Callable
     shapes = [leaf.shape for leaf in tree.leaves(state)]
 
     def program(memory: list[torch.Tensor], batch: Any, extra: dict[str, Any]) -> Metrics:
-        leaves = [held.view(shape) for held, shape in zip(memory, shapes, strict=True)]
+        leaves = [_shaped(held, shape) for held, shape in zip(memory, shapes, strict=True)]
         old: TrainState = tree.flatten(like)[1](leaves)
         new, metrics = step(old, batch, **extra)
         tree.check_like(new, old, "new state", "state")
-        # A metric or a new leaf may be a part of the state, which is about to change.
+        # A metric may be a part of the state, which is about to change.
         metrics = tree.map(_read_now, metrics)
-        written = [_read_now(leaf) for leaf in tree.leaves(new)]
+        written = [_shaped(leaf, held.shape) for leaf, held in zip(tree.leaves(new), memory, strict=True)]
         for held, value in zip(memory, written, strict=True):
-            held.copy_(value.reshape(held.shape))
+            held.copy_(value)
         return metrics
 
     return compile_directly(program, **options)
 
 
+def _shaped(leaf: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    return leaf if leaf.shape == shape else leaf.reshape(shape)
+
+
 def _read_now(leaf: torch.Tensor) -> torch.Tensor:
-    # Not clone: Inductor of torch 2.13 drops copies, and reads after the memory has been written over.
+    # Not clone: read_first says why. What is itself an input does not pass through the program at all.
     return torch.where(leaf == leaf, leaf, leaf)
 
 

@@ -22,6 +22,9 @@ __all__ = ["mapped_scan"]
 
 logger = logging.getLogger(__name__)
 
+#: Multiplications of one run up to which a product is written as a sum: one of vectors of runs.
+MOST = 2**18
+
 #: By what a step of all runs does, as a text, and by the tensors that it does it with; None: refused.
 _programs: dict[Any, Callable[..., Any] | None] = {}
 
@@ -54,7 +57,8 @@ def mapped_scan(step: Step, state: TrainState, batches: Any) -> tuple[TrainState
 
     def flat(*leaves: Any) -> Leaves:
         nonlocal rebuild
-        results, rebuild = tree.flatten(step(*restore(list(leaves))))
+        with products_as_sums(MOST):
+            results, rebuild = tree.flatten(step(*restore(list(leaves))))
         return tuple(results)
 
     def caller(axes: Axes, leaves: Leaves) -> Leaves:
@@ -84,8 +88,7 @@ def _run(flat: Callable[..., Leaves], axes: Axes, state: Leaves, batches: Leaves
 
     spread = tuple(axis._replace(in_dims=(0,) * count + axis.in_dims[count:]) for axis in axes)
     given = [runs_first(leaf, order) for leaf in carry] + [leaf[0] for leaf in rows]
-    with products_as_sums():
-        recording, results = record(mapped(flat, spread), given)
+    recording, results = record(mapped(flat, spread), given)
     same = all(_signature(a) == _signature(b) for a, b in zip(results, full, strict=False))
     if recording is None or not same or any(leaf.requires_grad for leaf in recording.constants):
         raise _Refused("a step is no list of operations, or its new state is not like the old one")

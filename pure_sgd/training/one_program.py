@@ -12,6 +12,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from .. import functorch, tree
+from ..errors import PureSGDError
 from .compiled import compile_step
 from .state import TrainState
 from .step import Metrics, Step
@@ -104,7 +105,7 @@ def one_program(step: Step, backend: Any) -> Many:
             chosen[signature] = _fastest(step, backend, state, batches)
         try:
             return chosen[signature](state, batches)
-        except TorchDynamoException as refusal:
+        except (TorchDynamoException, OSError) as refusal:  # the second where no file can be written
             chosen[signature] = partial(one_by_one, step)
             result = one_by_one(step, state, batches)  # raises what the step itself has to say
             reason = " ".join(str(refusal).split()[:60])
@@ -124,6 +125,8 @@ def _fastest(step: Step, backend: Any, state: TrainState, batches: Any) -> Many:
     if small and backend == "inductor" and leaves[0].device.type == "cpu":
         try:
             return _in_cpp(step, state, batches, metrics)
+        except PureSGDError:
+            raise
         except Exception as error:
             # Of torch or of its C++ compiler, of any type: what they refuse runs in another way.
             logger.info("scan: no loop in C++, for %s: %s", type(error).__name__, error)

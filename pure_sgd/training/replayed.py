@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import functorch, tree
-from .programs.below import Axes, below, is_mapped_only, mapped
+from ..arguments import typed
+from .programs.below import Axes, below, mapped
 from .programs.recording import record
 from .state import TrainState
 from .step import Metrics, Step
@@ -34,6 +35,7 @@ class _Program(NamedTuple):
         return self.program(*leaves, *self.constants)
 
 
+@typed
 def replay_step(step: Step) -> Step:
     """The same step, recorded on the first call and replayed from then on.
 
@@ -103,7 +105,7 @@ def replay_step(step: Step) -> Step:
             )
             return results
 
-        if is_mapped_only():
+        if functorch.is_mapped_only():
             results = below(recorded, leaves)
         elif functorch.within_transform():
             return step(state, batch, **arguments[2])

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from .. import tree
+from .. import functorch, tree
 from ..errors import PureSGDError
 from .mapped_scan import mapped_scan
 from .one_program import Many, can_be_one_program, one_by_one, one_program
-from .programs.below import is_mapped_only
 from .state import TrainState
 from .step import Metrics, Step
 
@@ -51,11 +50,12 @@ def scan(
     uncompiled, with ``compile=False``; within ``torch.func.grad`` and what is compiled around it, and where a
     leaf requires a gradient; and, with a warning, for a step that torch cannot compile. Within ``vmap``, as
     in a :func:`sweep`, it runs uncompiled where there is no loop in C++ for all runs together. In
-    C++ both sides of a branch run, and one is taken. Arguments are never changed. What ``step`` reads
-    besides its arguments is read once.
+    C++ both sides of a branch run, and one is taken. Arguments are never changed. Tensors that
+    ``step`` reads besides its arguments are those of the first call, with what they hold at each.
 
     Raises:
-        PureSGDError: ``batches`` that do not share one number of steps, and what the step itself raises.
+        PureSGDError: ``batches`` that do not share one number of steps, a ``step`` that changes what it reads
+            besides its arguments, and what the step itself raises.
 
     Example:
         >>> import torch
@@ -126,7 +126,7 @@ def _rows_of(rows: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
 def _fastest(step: Step, state: TrainState, data: Any, compile: bool, backend: Any) -> Many:
     if compile and can_be_one_program(state, data):
         return one_program(step, backend)
-    if compile and backend == "inductor" and not torch.compiler.is_compiling() and is_mapped_only():
+    if compile and backend == "inductor" and not torch.compiler.is_compiling() and functorch.is_mapped_only():
         return partial(mapped_scan, step)
     return partial(one_by_one, step)
 

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
-from torch._functorch.pyfunctorch import (
-    VmapInterpreter,
-    retrieve_all_functorch_interpreters,
-)
 
-__all__ = ["Axis", "below", "is_mapped_only", "mapped"]
+from ... import functorch
+
+__all__ = ["Axis", "below", "mapped"]
 
 Leaves = Sequence[Any]
-
-#: What wraps a tensor for ``vmap``; there is no public name for it.
-_functorch: Any = import_module("torch._C._functorch")
 
 
 class Axis(NamedTuple):
@@ -31,18 +25,6 @@ class Axis(NamedTuple):
 
 Axes = tuple[Axis, ...]
 Caller = Callable[[Axes, Leaves], Leaves]
-
-
-def is_mapped_only() -> bool:
-    """Whether nothing but ``vmap`` is at work, once or several times.
-
-    Example:
-        >>> from pure_sgd.training.programs.below import is_mapped_only
-        >>> is_mapped_only()
-        False
-    """
-    levels = retrieve_all_functorch_interpreters()
-    return bool(levels) and all(isinstance(level, VmapInterpreter) for level in levels)
 
 
 def below(caller: Caller, leaves: Leaves) -> Leaves:
@@ -63,9 +45,7 @@ def below(caller: Caller, leaves: Leaves) -> Leaves:
         tensor([0, 2, 4])
     """
     # Mapped by every vmap around this call, so that each of them is there again below.
-    levels: list[Any] = retrieve_all_functorch_interpreters()
-    marks = [_functorch._add_batch_dim(torch.empty(level.batch_size()), 0, level.level()) for level in levels]
-    return _Below.apply(_Call(caller, (), len(leaves)), *leaves, *marks)
+    return _Below.apply(_Call(caller, (), len(leaves)), *leaves, *functorch.marks())
 
 
 def mapped(function: Callable[..., Leaves], axes: Axes) -> Callable[..., Leaves]:

@@ -12,19 +12,20 @@ import torch
 from torch._inductor import compile as compile_graph
 from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.codecache import CppCodeCache
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import PureSGDError
+from .products import products_as_sums
 
 __all__ = ["cpp_loop"]
 
 Leaves = list[torch.Tensor]
 Body = Callable[[Leaves, Leaves], tuple[Leaves, Leaves]]
 
-#: Products up to which a matrix product is written as a sum, which becomes part of a kernel; a call of BLAS
-#: costs more, and would end the loop.
-SMALL_PRODUCT = 2**15
+#: Inductor, and what notes the calls of kernels, serve one thread at a time.
+_compiling = threading.RLock()
 
 
 def cpp_loop(body: Body, carry: Leaves, row: Leaves) -> Body:
@@ -33,8 +34,11 @@ def cpp_loop(body: Body, carry: Leaves, row: Leaves) -> Body:
     ``carry`` and ``row`` are examples of what ``body`` takes, tensors on the CPU. All of it becomes one C++
     function of addresses: Inductor compiles the body, its kernels are not run but noted, with the memory that
     each was called on, and the loop calls them on that, a row further each time. Nothing is allocated in it.
+    Tensors that the body reads besides its arguments are those of the example, with what they hold when the
+    loop is called.
 
     Raises:
+        PureSGDError: the body changes a tensor that it reads besides its arguments.
         Exception: of any kind, where torch cannot compile the body, or not to kernels alone.
 
     Example:
@@ -50,27 +54,35 @@ def cpp_loop(body: Body, carry: Leaves, row: Leaves) -> Body:
     inputs = [_own(leaf) for leaf in (*carry, *row)]
 
     def flat(*leaves: torch.Tensor) -> Leaves:
-        new, seen = body(list(leaves[: len(carry)]), list(leaves[len(carry) :]))
+        with products_as_sums():
+            new, seen = body(list(leaves[: len(carry)]), list(leaves[len(carry) :]))
         # Nothing is written in place: Inductor of torch 2.13 may read what was carried after it is written.
         return [_own(leaf) for leaf in (*new, *seen)]
 
-    calls, outputs, constants = _kernels_of(flat, inputs)
-    seen = outputs[len(carry) :]
-    for old, new in zip(inputs, outputs[: len(carry)], strict=False):
-        if (new.shape, new.dtype) != (old.shape, old.dtype):
-            raise RuntimeError(f"{old.dtype} {tuple(old.shape)} becomes {new.dtype} {tuple(new.shape)}")
-    program = _Program(inputs, len(carry), seen, constants)
-    for call in calls:
-        program.add(call)
-    program.hand_on(outputs)
-    function, own, lock = program.compiled(), program.own, threading.Lock()
+    with _compiling:
+        graph, besides = _graph_of(flat, inputs)
+        inputs += [_own(_plain(leaf)) for leaf in besides]
+        calls, outputs = _kernels_of(graph, inputs)
+        seen = outputs[len(carry) :]
+        for old, new in zip(inputs, outputs[: len(carry)], strict=False):
+            if (new.shape, new.dtype) != (old.shape, old.dtype):
+                raise RuntimeError(f"{old.dtype} {tuple(old.shape)} becomes {new.dtype} {tuple(new.shape)}")
+        program = _Program(inputs, len(carry), len(row), seen)
+        for call in calls:
+            program.add(call)
+        program.hand_on(outputs)
+        function = program.compiled()
+    own, shapes, lock = program.own, [leaf.shape for leaf in besides], threading.Lock()
 
     def loop(carry: Leaves, rows: Leaves) -> tuple[Leaves, Leaves]:
         count = len(rows[0])
-        carry = [_own(leaf.detach().resolve_conj().resolve_neg()) for leaf in carry]
-        rows = [leaf.detach().resolve_conj().resolve_neg().contiguous() for leaf in rows]
+        carry = [_own(_plain(leaf)) for leaf in carry]
+        others = [_plain(leaf).contiguous() for leaf in (*rows, *besides)]
         stacked = [leaf.new_empty((count, *leaf.shape)) for leaf in seen]
-        addresses = [leaf.data_ptr() for leaf in (*carry, *rows, *stacked)] + [_storage(leaf) for leaf in own]
+        if [leaf.shape for leaf in besides] != shapes:
+            raise PureSGDError("scan", "a tensor that step reads has another shape now", "Make step anew")
+        addresses = [leaf.data_ptr() for leaf in (*carry, *others, *stacked)]
+        addresses += [_storage(leaf) for leaf in own]
         with lock:  # what lies between the kernels has one place, and threads run side by side in C++
             failed = function((ctypes.c_void_p * len(addresses))(*addresses), ctypes.c_int64(count))
         if failed:
@@ -92,15 +104,21 @@ class _Call(NamedTuple):
 class _Program:
     """The text of the loop, as it grows by one call after the other.
 
-    Its memory is, in this order, what is carried, the rows, what is seen in each step, and its own.
+    Its memory is, in this order, what is carried, the rows, what is read besides, what is seen in each step,
+    and its own.
     """
 
-    def __init__(self, inputs: Leaves, carried: int, seen: Leaves, constants: Leaves) -> None:
-        self.given, self.carried = [*inputs, *seen], carried
+    def __init__(self, inputs: Leaves, carried: int, rows: int, seen: Leaves) -> None:
+        self.carried = carried
+        self.first_seen = len(inputs)
+        one = [0] * (len(inputs) - carried - rows)
+        row = [leaf.nbytes for leaf in inputs[carried : carried + rows]]
+        self.strides = [0] * carried + row + one + [leaf.nbytes for leaf in seen]
         self.own: Leaves = []
         self.places = {_storage(leaf): index for index, leaf in enumerate(inputs)}
         self.inputs = set(self.places)
-        self.readable = self.inputs | {_storage(leaf) for leaf in constants}
+        self.besides = {_storage(leaf) for leaf in inputs[carried + rows :]}
+        self.readable = set(self.places)
         self.kernels: dict[str, str] = {}  # the name of each, by its source
         self.lines: list[str] = []
 
@@ -110,8 +128,11 @@ class _Program:
         both = list(zip(call.types, call.arguments, strict=True))
         read = {_storage(leaf) for kind, leaf in both if kind.startswith("const ")}
         written = {_storage(leaf) for kind, leaf in both if not kind.startswith("const ")}
-        # Either would mean that not all was noted.
-        if not read <= self.readable or written & self.inputs:
+        if written & self.besides:
+            problem = "step changes a tensor that it reads besides its arguments"
+            raise PureSGDError("scan", problem, "Keep it in the state, and return the new one")
+        # Either would mean that not all was noted; in what it has written itself a kernel may look.
+        if not read <= self.readable | written or written & self.inputs:
             raise RuntimeError(f"{name} reads what no kernel has written, or writes what is carried")
         self.readable |= written
         self.lines.append(
@@ -121,12 +142,11 @@ class _Program:
     def hand_on(self, outputs: Leaves) -> None:
         """Keep what is seen, then what is carried to the next step: some of it may be old."""
         last: list[str] = []
-        rows = len(self.given) - len(outputs) + self.carried
         for index, leaf in enumerate(outputs):
             if not leaf.is_contiguous() or _storage(leaf) not in self.readable:
                 raise RuntimeError(f"result {index} is not what a kernel has written")
             if index >= self.carried:
-                self.copy(self.at(rows + index - self.carried), leaf)
+                self.copy(self.at(self.first_seen + index - self.carried), leaf)
             elif _storage(leaf) in self.inputs:
                 saved = torch.empty_like(leaf)
                 self.copy(self.address(saved), leaf)
@@ -141,13 +161,13 @@ class _Program:
     def address(self, leaf: torch.Tensor) -> str:
         storage = _storage(leaf)
         if storage not in self.places:
-            self.places[storage] = len(self.given) + len(self.own)
+            self.places[storage] = len(self.strides) + len(self.own)
             self.own.append(leaf)
         return f"{self.at(self.places[storage])} + {leaf.data_ptr() - storage}"
 
     def at(self, place: int) -> str:
         """Where something lies in step k."""
-        stride = self.given[place].nbytes if self.carried <= place < len(self.given) else 0
+        stride = self.strides[place] if place < len(self.strides) else 0
         return f"memory[{place}] + k * {stride}"
 
     def compiled(self) -> Callable[..., int]:
@@ -177,19 +197,34 @@ def _own(leaf: torch.Tensor) -> torch.Tensor:
     return torch.clone(leaf, memory_format=torch.contiguous_format)
 
 
-def _kernels_of(function: Callable[..., Leaves], inputs: Leaves) -> tuple[list[_Call], Leaves, Leaves]:
-    """The calls that ``function`` becomes, where its results lie, and the constants that it holds."""
-    trace = make_fx(function, decomposition_table=PRODUCTS, tracing_mode="fake", _allow_non_fake_inputs=True)
-    graph = trace(*inputs)
-    graph.graph.eliminate_dead_code()  # conditions whose values were asked for, in vain
-    graph.recompile()
+def _plain(leaf: torch.Tensor) -> torch.Tensor:
+    """What C++ finds in memory as it is."""
+    return leaf.detach().resolve_conj().resolve_neg()
+
+
+def _graph_of(function: Callable[..., Leaves], inputs: Leaves) -> tuple[GraphModule, Leaves]:
+    """What ``function`` does, and what it reads besides ``inputs``: its graph takes that, too."""
+    module = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    graph, besides = module.graph, dict(module.named_buffers())
+    graph.eliminate_dead_code()  # conditions whose values were asked for, in vain
+    nodes = [node for node in graph.nodes if node.op == "get_attr" and node.target in besides]
+    last = graph.find_nodes(op="placeholder")[-1]
+    for node in reversed(nodes):
+        with graph.inserting_after(last):
+            node.replace_all_uses_with(graph.placeholder(f"besides_{node.name}"))
+        graph.erase_node(node)
+    return GraphModule(module, graph), [besides[str(node.target)] for node in nodes]
+
+
+def _kernels_of(graph: GraphModule, inputs: Leaves) -> tuple[list[_Call], Leaves]:
+    """The calls that ``graph`` becomes, and where its results lie."""
     with _noted() as calls:
         program: Any = compile_graph(graph, [*inputs])
         with _NothingElse():
             outputs = list(program(*inputs))
     if not calls:
         raise RuntimeError("no kernel was noted")
-    return calls, outputs, list(graph.buffers())
+    return calls, outputs
 
 
 class _NothingElse(TorchDispatchMode):
@@ -237,16 +272,3 @@ def _noted() -> Generator[list[_Call]]:
     finally:
         _noting.calls = None
         AsyncCompile.cpp_pybinding = original
-
-
-def _product(a: torch.Tensor, b: torch.Tensor) -> Any:
-    """``a @ b``, (..., m, k) and (..., k, n), as a sum."""
-    if a.numel() * b.shape[-1] > SMALL_PRODUCT:
-        return NotImplemented
-    return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2, dtype=a.dtype)
-
-
-PRODUCTS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.mm.default: _product,
-    torch.ops.aten.bmm.default: _product,
-}

@@ -17,6 +17,7 @@ from torch._inductor import list_mode_options
 
 from ... import tree
 from ...tree.traversal import outline
+from .read_first import read_first
 
 __all__ = ["compile_directly"]
 
@@ -44,12 +45,12 @@ def compile_directly(
 ) -> Callable[..., Any]:
     """``function(memory, *trees)`` compiled with ``fullgraph=True``, without autograd.
 
-    ``memory`` is a list of tensors that the function may write over; leaves of ``trees`` that lie in it are
-    cloned first. The first call with trees of some structure and leaves of some shapes goes through
-    ``torch.compile``; which leaves reached the program, and where its results went, is noted. Later calls
-    with such trees check just that and call the program: what the function reads besides its arguments is
-    read once. Where the notes are no full account, as with shapes that vary, each call goes through
-    ``torch.compile``.
+    ``memory`` is a list of tensors that the function may write over, with ``copy_`` and last of all; leaves
+    of ``trees`` that lie in it are cloned first. The first call with trees of some structure and leaves of
+    some shapes goes through ``torch.compile``; which leaves reached the program, and where its results went,
+    is noted. Later calls with such trees check just that and call the program: what the function reads
+    besides its arguments is read once. Where the notes are no full account, as with shapes that vary, each
+    call goes through ``torch.compile``.
 
     Example:
         >>> import torch
@@ -64,7 +65,7 @@ def compile_directly(
     make = _compiler(backend, mode, options)
 
     def watched(graph: Any, inputs: Any) -> Callable[..., Sequence[Any]]:
-        program = make(graph, inputs)
+        program = make(read_first(graph), inputs)
 
         def call(*arguments: Any) -> Sequence[Any]:
             results = program(*arguments)

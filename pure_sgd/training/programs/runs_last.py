@@ -9,6 +9,7 @@ import torch
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from ...random.once import once
 from .recording import Recording
 
 __all__ = ["runs_first", "runs_last", "turned"]
@@ -16,7 +17,7 @@ __all__ = ["runs_first", "runs_last", "turned"]
 aten = torch.ops.aten
 
 #: What gives the same in any order of axes, besides what torch calls pointwise.
-COPIES = (aten._to_copy.default, aten.clone.default)
+COPIES = (aten._to_copy.default, aten.clone.default, once)
 SUMS = (aten.sum.dim_IntList, aten.mean.dim)
 VIEWS = (aten.view.default, aten._unsafe_view.default)
 BY_MEMORY = (aten.as_strided.default,)
@@ -71,7 +72,7 @@ def turned(recording: Recording, sizes: Sequence[int], order: Sequence[int]) -> 
             raise RuntimeError(f"{target} depends on how a tensor lies in memory, or writes to it")
         if target in VIEWS:
             node.target = aten.reshape.default  # a permuted tensor has no view of that shape
-        shape = node.meta["shape"]
+        shape = node.meta.get("shape")  # of several results there is none
         if shape is not None and tuple(shape[: len(sizes)]) == tuple(sizes):
             with graph.inserting_before(node):
                 _turn(graph, node, order)
@@ -82,7 +83,7 @@ def _turn(graph: Graph, node: Node, order: Sequence[int]) -> None:
     target: Any = node.target
     if target in SUMS:
         args, kwargs = _sum_arguments(graph, node, order), node.kwargs
-    elif torch.Tag.pointwise in target.tags or target in COPIES:
+    elif target in COPIES or torch.Tag.pointwise in target.tags:
         args, kwargs = _elementwise_arguments(graph, node, order)
     else:
         return
