@@ -14,16 +14,17 @@ WORKERS ?= 2
 export MPLBACKEND := Agg
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/inductor
 
-.PHONY: help setup demo test slow test-peers lint examples bench clean
+.PHONY: help setup demo test test-long test-peers lint examples docs bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        the lecture's example: a table and a picture"
 	@echo "make test        lint and every quick test"
-	@echo "make test-peers  the tests beside BackPACK and Opacus, which it installs"
-	@echo "make slow        the slow tests"
+	@echo "make test-peers  the tests beside BackPACK, Opacus and Optax, which it installs"
+	@echo "make test-long   the slow tests, and the reader of checkpoints under a fuzzer, which it installs"
 	@echo "make lint        ruff and pyright"
 	@echo "make examples    every example, without a window"
+	@echo "make docs        the site, in docs/_build/html, and the notebook in a kernel"
 	@echo "make bench       this library beside its peers, which it installs"
 	@echo "make setup       only the environment that these share"
 	@echo "make clean       remove the environment and all caches"
@@ -37,15 +38,16 @@ test: lint
 	@echo "test: the quick tests and every docstring's example"
 	@$(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist worksteal -m "not slow"
 
-# Exit status 5 says that no test is marked slow.
-slow: $(VENV)/test.stamp
+test-long: $(VENV)/fuzz.stamp
 	@echo "test: the slow tests"
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m slow tests || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m slow tests
+	@echo "test: the reader of checkpoints, fuzzed"
+	@$(BIN)/python tests/fuzz_reader.py -runs=10000 -seed=1 -verbosity=0 -artifact_prefix=$(VENV)/
 
 test-peers: $(VENV)/peers.stamp
-	@echo "test: beside BackPACK and Opacus"
-	@$(BIN)/python -c "import backpack, opacus"
-	@$(BIN)/python -m pytest -q tests/test_noise_peers.py
+	@echo "test: beside BackPACK, Opacus and Optax"
+	@$(BIN)/python -c "import backpack, opacus, optax"
+	@$(BIN)/python -m pytest -q tests/test_noise_peers.py tests/test_cheatsheet.py
 
 lint: $(VENV)/test.stamp
 	@echo "lint: ruff"
@@ -67,8 +69,18 @@ examples: $(VENV)/test.stamp
 bench: $(VENV)/bench.stamp
 	@$(BIN)/python benchmarks/speed.py $(ROWS) $(if $(QUICK),--quick) $(if $(DEVICE),--device $(DEVICE))
 
+# Warnings are errors, and so is a link that leads nowhere or a program that prints something else than is shown.
+docs: export OMP_NUM_THREADS := 1
+docs: $(VENV)/docs.stamp
+	@echo "docs: the site"
+	@rm -rf docs/_build docs/api docs/pictures
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs: the notebook"
+	@$(BIN)/python -m pytest -q tests/test_notebook.py
+	@echo "docs: $(CURDIR)/docs/_build/html/index.html"
+
 clean:
-	@rm -rf $(VENV) .hypothesis .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) .hypothesis .pytest_cache .ruff_cache build dist docs/_build docs/api docs/benchmarks.md docs/pictures
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python.stamp:
@@ -96,12 +108,22 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test]'
 	@touch $@
 
+$(VENV)/fuzz.stamp: $(VENV)/test.stamp
+	@echo "setup: atheris"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[fuzz]'
+	@touch $@
+
 $(VENV)/peers.stamp: $(VENV)/test.stamp
-	@echo "setup: BackPACK and Opacus"
+	@echo "setup: BackPACK, Opacus and Optax"
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[peers]'
 	@touch $@
 
+$(VENV)/docs.stamp: $(VENV)/test.stamp
+	@echo "setup: Sphinx, and a kernel for the notebook"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[docs]'
+	@touch $@
+
 $(VENV)/bench.stamp: $(VENV)/peers.stamp
-	@echo "setup: JAX, Optax and TorchOpt"
+	@echo "setup: JAX and TorchOpt"
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@touch $@

@@ -37,6 +37,7 @@ FILES = (
     "speed_steps",
     "speed_eager",
     "speed_compile",
+    "speed_data",
     "gradient_noise",
 )
 HEADLINES = ("lecture/many", "lecture/step", "update/300", "eager/adam48")

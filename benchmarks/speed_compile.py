@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,9 +23,11 @@ from rounds import Line, Row, Settings, line, ratio
 
 import pure_sgd as ps
 
-RUNS, QUICK_RUNS = 3, 1
-WARM_UP, STEPS = 20, 200
+RUNS, QUICK_RUNS = 2, 1
+WARM_UP, STEPS = 20, 100
 WAYS = ("compile_step", "torch.compile")
+CACHES = ("cold", "warm")
+Runs = list[dict[str, float]]
 Problem = tuple[Callable[..., Any], Any, Any, Any]  # loss, optimizer, parameters, batch
 
 
@@ -98,28 +101,36 @@ def in_own_process(problem: str, way: str, device: str, cache: str) -> dict[str,
 
 def first_steps(problem: str, settings: Settings) -> list[Line]:
     """One row for the empty cache, one for the warm one, and how many steps pay."""
-    runs: dict[tuple[str, str], list[dict[str, float]]] = {}
+    runs: dict[tuple[str, str], Runs] = {}
     for _ in range(QUICK_RUNS if settings.quick else RUNS):
         for way in WAYS:
             with tempfile.TemporaryDirectory() as cache:
-                for state in ("cold", "warm"):
+                for state in CACHES:
                     run = in_own_process(problem, way, str(settings.device), cache)
                     runs.setdefault((state, way), []).append(run)
     losses = [run["loss"] for found in runs.values() for run in found]
-    name, row, found = f"compile/{problem}", Row(WAYS[:1], WAYS[1:], 1.0), list[Line]()
+    name = f"compile/{problem}"
     if max(losses) - min(losses) > 1e-4 * max(losses):
         return [Line(name, *WAYS, "", "", f"does not count: the losses are {min(losses)} to {max(losses)}")]
-    for state in ("cold", "warm"):
-        ours, theirs = ([run["first"] for run in runs[state, way]] for way in WAYS)
-        # The quartiles of a single run are itself.
-        shown = ratio(ours * 2, theirs * 2)
-        found.append(line(name, f"{WAYS[0]}, {state}", f"{WAYS[1]}, {min(theirs):.1f} s", row, shown))
-        for way in WAYS:
-            best = min(runs[state, way], key=lambda run: run["first"])
-            gain = best["plain"] - best["later"]
-            pays = f"pays after {best['first'] / gain:,.0f} steps" if gain > 0 else "does not pay"
-            found.append(Line(name, f"{way}, {state}", "the step as it is", "", "", pays))
-    return found
+    return [compared(name, state, *(runs[state, way] for way in WAYS)) for state in CACHES]
+
+
+def compared(name: str, state: str, ours: Runs, theirs: Runs) -> Line:
+    """One row, and after how many steps the compiled one has been faster than the step as it is."""
+
+    def middle(runs: Runs, what: str) -> float:
+        return statistics.median(run[what] for run in runs)
+
+    # Of a single run the quartiles are the run.
+    found = ratio(*([run["first"] for run in runs] * 2 for runs in (ours, theirs)))
+    mine, other = (
+        f"{way}, {state}, {middle(runs, 'first'):.1f} s"
+        for way, runs in zip(WAYS, (ours, theirs), strict=True)
+    )
+    gain = middle(ours, "plain") - middle(ours, "later")
+    steps = f"pays after {middle(ours, 'first') / gain:,.0f} steps" if gain > 0 else "does not pay"
+    whole = line(name, mine, other, Row(WAYS[:1], WAYS[1:], 1.0), found)
+    return whole._replace(verdict=f"{whole.verdict}; {steps}")
 
 
 GROUPS: dict[str, Callable[[Settings], list[Line]]] = {

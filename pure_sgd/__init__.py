@@ -3,12 +3,19 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from . import data as data
+from . import distributed as distributed
 from . import losses as losses
 from . import models as models
 from . import plotting as plotting
 from . import random as random
 from . import theory as theory
 from . import tree as tree
+from .bridges import csv_logger as csv_logger
+from .bridges import from_torch_state as from_torch_state
+from .bridges import json_lines_logger as json_lines_logger
+from .bridges import tensorboard_logger as tensorboard_logger
+from .bridges import to_torch_optimizer as to_torch_optimizer
+from .bridges import to_torch_state as to_torch_state
 from .data import epoch_indices as epoch_indices
 from .data import permute_index as permute_index
 from .data import poisson_indices as poisson_indices
@@ -145,18 +152,25 @@ from .schedules import warmup_constant_schedule as warmup_constant_schedule
 from .schedules import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from .schedules import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from .schedules import wsd_schedule as wsd_schedule
+from .training import AsyncCheckpoints as AsyncCheckpoints
 from .training import CorruptCheckpointError as CorruptCheckpointError
+from .training import Fault as Fault
+from .training import FaultyStep as FaultyStep
 from .training import FitResult as FitResult
+from .training import NonFiniteError as NonFiniteError
 from .training import SweepResult as SweepResult
 from .training import TrainState as TrainState
 from .training import checkpoint_metadata as checkpoint_metadata
 from .training import checkpoint_steps as checkpoint_steps
 from .training import compile_step as compile_step
 from .training import early_stopping as early_stopping
+from .training import find_fault as find_fault
 from .training import fit as fit
 from .training import init_train_state as init_train_state
 from .training import load_checkpoint as load_checkpoint
+from .training import load_fault as load_fault
 from .training import make_step as make_step
+from .training import replay_fault as replay_fault
 from .training import replay_step as replay_step
 from .training import save_checkpoint as save_checkpoint
 from .training import scan as scan
@@ -365,6 +379,7 @@ from .transforms import unitwise_clip as unitwise_clip
 from .transforms import unitwise_norm as unitwise_norm
 from .transforms import value_and_grad_from_state as value_and_grad_from_state
 from .transforms import zero_nans as zero_nans
+from .tree import describe as describe
 
 #: What Optax calls it.
 global_norm = tree.norm

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+from reprlib import Repr
 from typing import Any
 
 import torch
 
-__all__ = ["PureSGDError", "check_count", "check_hyperparameter"]
+__all__ = ["PureSGDError", "check_count", "check_hyperparameter", "shown"]
+
+#: Above it torch takes no int.
+LARGEST = 2**63 - 1
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 
 
 class PureSGDError(ValueError):
@@ -21,6 +28,20 @@ class PureSGDError(ValueError):
 
     def __init__(self, where: str, problem: str, remedy: str) -> None:
         super().__init__(f"{where}: {problem}. {remedy}.")
+
+
+def shown(value: Any) -> str:
+    """The ``repr`` of a value, cut short where it is long or deep.
+
+    Example:
+        >>> from pure_sgd.errors import shown
+        >>> shown(0.5), shown([1] * 100)
+        ('0.5', '[1, 1, 1, 1, 1, 1, ...]')
+    """
+    try:
+        return _SHORT.repr(value)
+    except (RecursionError, ValueError):  # Python writes no int of more than 4300 digits
+        return f"<{type(value).__name__}>"
 
 
 def check_hyperparameter(
@@ -48,6 +69,8 @@ def check_hyperparameter(
     if callable(value):
         return
     if isinstance(value, torch.Tensor):
+        if value.dtype == torch.bool or value.is_complex():
+            raise PureSGDError(where, f"{name} is of {value.dtype}, expected a real number", "Convert it")
         if value.ndim:
             raise PureSGDError(
                 where,
@@ -58,16 +81,18 @@ def check_hyperparameter(
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PureSGDError(
             where,
-            f"{name}={value!r} is of type {type(value).__name__}, expected a number, a 0-d tensor "
+            f"{name}={shown(value)} is of type {type(value).__name__}, expected a number, a 0-d tensor "
             "or a schedule",
             f"Pass {name} as one of these",
         )
-    if not (low < value if open_low else low <= value) or not (value < high if open_high else value <= high):
+    above = low < value if open_low else low <= value
+    below = value < high if open_high else value <= high
+    if not above or not below or (isinstance(value, int) and abs(value) > LARGEST):
         left = "(" if open_low or low == -math.inf else "["
         right = ")" if open_high or high == math.inf else "]"
         raise PureSGDError(
             where,
-            f"{name}={value!r} lies outside {left}{low:g}, {high:g}{right}",
+            f"{name}={shown(value)} lies outside {left}{low:g}, {high:g}{right}",
             f"Pass a {name} within these bounds",
         )
 
@@ -85,9 +110,10 @@ def check_count(where: str, name: str, value: Any, low: int = 1, high: int | Non
     if isinstance(value, bool) or not isinstance(value, int):
         raise PureSGDError(
             where,
-            f"{name}={value!r} is of type {type(value).__name__}, expected an int",
+            f"{name}={shown(value)} is of type {type(value).__name__}, expected an int",
             f"Pass {name} as a whole number",
         )
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise PureSGDError(where, f"{name}={value} is not {bounds}", f"Pass a {name} {bounds}")
+    if value < low or value > (LARGEST if high is None else high):
+        upper = LARGEST if high is None else high
+        bounds = f"at least {low}" if high is None and value < low else f"from {low} to {upper}"
+        raise PureSGDError(where, f"{name}={shown(value)} is not {bounds}", f"Pass a {name} {bounds}")

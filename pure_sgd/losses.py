@@ -8,6 +8,8 @@ classes, and ``...`` for any axes in front of it, such as the positions of a seq
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -193,6 +195,7 @@ def zero_one_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         >>> ps.losses.zero_one_loss(torch.tensor(-0.3), torch.tensor(True))
         tensor(1.)
     """
+    _check_tensor("zero_one_loss", logits, "logits")
     if logits.ndim:
         _check_classes("zero_one_loss", logits)
         _check_labels("zero_one_loss", logits, label, "label")
@@ -211,6 +214,8 @@ def _alike(
     target_name: str = "target",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both in the dtype to compute in, after a check that their shapes are equal."""
+    _check_tensor(where, prediction, prediction_name)
+    _check_tensor(where, target, target_name)
     if prediction.shape != target.shape:
         raise PureSGDError(
             where,
@@ -222,7 +227,16 @@ def _alike(
     return prediction.to(dtype), target.to(dtype)
 
 
+def _check_tensor(where: str, value: Any, name: str) -> None:
+    if not isinstance(value, torch.Tensor):
+        got = f"{name} is a {type(value).__name__}, expected a tensor"
+        raise PureSGDError(where, got, "Convert it with torch.as_tensor")
+
+
 def _check_classes(where: str, logits: torch.Tensor) -> None:
+    _check_tensor(where, logits, "logits")
+    if not logits.is_floating_point():
+        raise PureSGDError(where, f"logits is of dtype {logits.dtype}, expected real numbers", "Convert it")
     if not logits.ndim or logits.shape[-1] < 2:
         raise PureSGDError(
             where,
@@ -232,6 +246,7 @@ def _check_classes(where: str, logits: torch.Tensor) -> None:
 
 
 def _check_labels(where: str, logits: torch.Tensor, labels: torch.Tensor, name: str) -> None:
+    _check_tensor(where, labels, name)
     if labels.is_floating_point() or labels.is_complex():
         raise PureSGDError(
             where,

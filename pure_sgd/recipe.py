@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from .arguments import called
+
 __all__ = ["Recipe", "recorded"]
 
 P = ParamSpec("P")
@@ -47,7 +49,7 @@ def recorded(factory: Callable[P, Made]) -> Callable[P, Made]:
 
     @functools.wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> Made:
-        made: Any = factory(*args, **kwargs)
+        made: Any = called(factory, *args, **kwargs)
         return made._replace(recipe=Recipe(factory, args, dict(kwargs)))
 
     return make

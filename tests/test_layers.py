@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "pure_sgd"
 
 LAYERS = (
     "errors",
+    "arguments",
     "recipe",
     "functorch",
     "tree",
@@ -28,6 +29,7 @@ LAYERS = (
     "optimizers",
     "training",
     "distributed",
+    "bridges",
     "theory",
     "plotting",
     "__init__",

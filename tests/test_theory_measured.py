@@ -247,7 +247,7 @@ def test_bad_input_is_named():
     data = correlated_features()
     w = torch.zeros(3, dtype=torch.float64)
     not_of_examples: Any = torch.sum
-    with pytest.raises(ps.PureSGDError, match="the loss knows none"):
+    with pytest.raises(ps.PureSGDError, match="expected EmpiricalRisk"):
         th.local_quadratic(not_of_examples, w, data)
     with pytest.raises(ps.PureSGDError, match=r"the smallest of 3 curvatures is -"):
         th.local_quadratic(ps.empirical_risk(lambda w, x, y: -((x @ w - y) ** 2)), w, data)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import random
+from ..arguments import typed
 from ..errors import PureSGDError, check_hyperparameter
 
 __all__ = ["AdaptiveClipping", "AdaptiveClippingState", "adaptive_clipping"]
@@ -26,6 +27,7 @@ class AdaptiveClipping(NamedTuple):
     update: Callable[..., AdaptiveClippingState]
 
 
+@typed
 def adaptive_clipping(
     target_quantile: Any = 0.5,
     learning_rate: Any = 0.2,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import random, tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
 from ..functorch import readable
 from ..models.buffers import trainable, without_buffers
@@ -30,6 +31,7 @@ class ClippedGrads(NamedTuple):
     norms: Any  # (B,): the norms before clipping; a tree of them where leaves are clipped by themselves
 
 
+@typed
 def clipped_mean_grads(
     example_loss: ExampleLoss,
     max_norm: Any,
@@ -92,7 +94,8 @@ def clipped_mean_grads(
     def clipped(params: Params, batch: Batch, key: torch.Tensor | None = None) -> ClippedGrads:
         if key is None and not silent:
             raise PureSGDError(where, "key is None, and noise is to be drawn", "Pass f(params, batch, key)")
-        empty = expected_batch_size is not None and not any(map(len, tree.leaves(batch)))
+        axes = [leaf.shape[:1] if isinstance(leaf, torch.Tensor) else () for leaf in tree.leaves(batch)]
+        empty = expected_batch_size is not None and all(axis == (0,) for axis in axes)
         count = 0 if empty else tree.batch_length(batch, "batch")
         leaves, rebuild = tree.flatten(trainable(params))
         bounds, size = _bounds(max_norm, rebuild(leaves)), chunk_size or max(count, 1)

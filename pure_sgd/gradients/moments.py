@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..functorch import readable
 from ..models.buffers import trainable, without_buffers
@@ -37,6 +38,7 @@ class GradientMoments(NamedTuple):
     variance: Params  # a tree like params: the unbiased variance of each entry over examples
 
 
+@typed
 def gradient_moments(
     example_loss: ExampleLoss, method: str = "auto", chunk_size: int | None = None
 ) -> Callable[[Params, Batch], GradientMoments]:
@@ -114,6 +116,7 @@ def gradient_moments(
     return moments
 
 
+@typed
 def merge_moments(a: GradientMoments, b: GradientMoments) -> GradientMoments:
     """The moments of two sets of examples together, as if they had been one batch.
 

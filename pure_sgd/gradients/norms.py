@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..models.buffers import without_buffers
 from .compilable import compilable
 from .example_gradients import check_method, example_gradients, sliced
@@ -18,6 +19,7 @@ __all__ = ["per_example_grad_norms"]
 NORMS = Want(mean=False, variance=False, norms=True)
 
 
+@typed
 def per_example_grad_norms(
     example_loss: ExampleLoss, method: str = "auto", chunk_size: int | None = None
 ) -> Callable[[Params, Batch], torch.Tensor]:

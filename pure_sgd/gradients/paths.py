@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .. import tree
+from ..arguments import typed
 from ..models.buffers import without_buffers
 from .example_gradients import check_method, example_gradients
 from .examples import Batch, ExampleLoss, Params
@@ -39,6 +40,7 @@ class GradientPaths(tuple[GradientPath, ...]):
         )
 
 
+@typed
 def gradient_paths(
     example_loss: ExampleLoss, method: str = "auto"
 ) -> Callable[[Params, Batch], GradientPaths]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..arguments import typed
 from ..errors import check_count
 from .examples import Batch, ExampleLoss, Params, checked, over_examples
 from .value_and_grad import value_and_grad
@@ -12,6 +13,7 @@ from .value_and_grad import value_and_grad
 __all__ = ["per_example_grads"]
 
 
+@typed
 def per_example_grads(
     example_loss: ExampleLoss, chunk_size: int | None = None
 ) -> Callable[[Params, Batch], Params]:

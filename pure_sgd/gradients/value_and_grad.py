@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..models.buffers import without_buffers
 from .examples import Params, check_scalar
@@ -19,6 +20,7 @@ __all__ = ["check_differentiable", "value_and_grad"]
 import_module("torch._dynamo")
 
 
+@typed
 def value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable[..., tuple[Any, Params]]:
     """The value of ``loss(params, *args)`` and its gradient with respect to ``params``, in one pass.
 

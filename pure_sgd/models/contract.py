@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..recipe import Recipe
 
-__all__ = ["Model", "check_example"]
+__all__ = ["Model", "check_example", "sentenced"]
+
+P = ParamSpec("P")
 
 #: A tree of tensors: dicts and lists, with the weights of a layer under ``w`` and ``b``.
 Params = Any
@@ -42,6 +46,24 @@ class Model(NamedTuple):
         if self.recipe is None:
             return f"Model(init={self.init!r}, apply={self.apply!r})"
         return repr(self.recipe)
+
+
+def sentenced(factory: Callable[P, Model]) -> Callable[P, Model]:
+    """Decorate a factory of models: ``init`` and ``apply`` name the argument that they cannot take.
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> ps.models.linear(3).init(0)
+        Traceback (most recent call last):
+        pure_sgd.errors.PureSGDError: init: key=0 is of type int, expected torch.Tensor. Pass key as one.
+    """
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Model:
+        model = factory(*args, **kwargs)
+        return model._replace(init=typed(model.init), apply=typed(model.apply))
+
+    return make
 
 
 def check_example(where: str, x: torch.Tensor, shape: tuple[int, ...], weight: torch.Tensor) -> None:

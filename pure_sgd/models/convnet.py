@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from .. import random
 from ..errors import PureSGDError, check_count
 from ..recipe import recorded
-from .contract import Model, Params, check_example
+from .contract import Model, Params, check_example, sentenced
 from .initial import he_dense, he_normal
 
 __all__ = ["convnet"]
 
 
 @recorded
+@sentenced
 def convnet(
     image_shape: Sequence[int] = (1, 8, 8), channels: Sequence[int] = (32, 64), classes: int = 10
 ) -> Model:

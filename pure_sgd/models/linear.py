@@ -8,14 +8,16 @@ from collections.abc import Callable
 import torch
 
 from .. import random, tree
+from ..arguments import typed
 from ..errors import check_count, check_hyperparameter
 from ..recipe import recorded
-from .contract import Model, Params, check_example
+from .contract import Model, Params, check_example, sentenced
 
 __all__ = ["least_squares", "linear", "logistic"]
 
 
 @recorded
+@sentenced
 def linear(features: int, outputs: int | None = None) -> Model:
     """A linear model: ``x @ w + b``.
 
@@ -55,6 +57,7 @@ def linear(features: int, outputs: int | None = None) -> Model:
 
 
 @recorded
+@sentenced
 def logistic(features: int) -> Model:
     """Logistic regression: the linear model, its output read as the logit of P(y = 1 | x).
 
@@ -88,6 +91,7 @@ def logistic(features: int) -> Model:
     return Model(init, _weighted_sum("logistic", features))
 
 
+@typed
 def least_squares(x: torch.Tensor, y: torch.Tensor, weight_decay: float = 0.0) -> Params:
     """The parameters of :func:`linear` with the least mean squared error, in closed form.
 

@@ -10,13 +10,14 @@ import torch
 from .. import random
 from ..errors import PureSGDError, check_count
 from ..recipe import recorded
-from .contract import Model, Params, check_example
+from .contract import Model, Params, check_example, sentenced
 from .initial import he_dense
 
 __all__ = ["mlp"]
 
 
 @recorded
+@sentenced
 def mlp(sizes: Sequence[int], activation: Callable[[torch.Tensor], torch.Tensor] = torch.relu) -> Model:
     """A multilayer perceptron with one layer between each two neighbouring ``sizes``.
 

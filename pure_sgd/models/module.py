@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from .contract import Params
 
@@ -18,6 +19,7 @@ __all__ = ["from_module", "write_back"]
 Tensors = Mapping[str, torch.Tensor]
 
 
+@typed
 def from_module(module: nn.Module, mutable: bool = False) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Turn ``module`` into ``(apply, params)`` with ``apply(params, *args, **kwargs) -> output``.
 
@@ -88,6 +90,7 @@ def from_module(module: nn.Module, mutable: bool = False) -> tuple[Callable[...,
     return apply, params
 
 
+@typed
 def write_back(module: nn.Module, params: Params) -> None:
     """Copy ``params`` into the parameters and, where it has them, the buffers of ``module``.
 

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from .. import random
 from ..errors import PureSGDError, check_count
 from ..recipe import recorded
-from .contract import Model, Params
+from .contract import Model, Params, sentenced
 from .initial import scaled_normal
 
 __all__ = ["transformer"]
 
 
 @recorded
+@sentenced
 def transformer(vocabulary: int, context: int, width: int = 64, heads: int = 4, layers: int = 2) -> Model:
     """A decoder-only transformer language model in the manner of GPT-2.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -16,6 +17,7 @@ from ..transforms import (
 __all__ = ["adam", "adamw"]
 
 
+@factory
 def adam(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -44,6 +46,7 @@ def adam(
     )
 
 
+@factory
 def adamw(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..errors import PureSGDError
 from ..transforms import (
     GradientTransformation,
@@ -20,6 +21,7 @@ from ..transforms import (
 __all__ = ["adamax", "adamaxw", "amsgrad", "nadam", "nadamw"]
 
 
+@factory
 def amsgrad(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -61,6 +63,7 @@ def amsgrad(
     )
 
 
+@factory
 def adamax(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -82,6 +85,7 @@ def adamax(
     return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
+@factory
 def adamaxw(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -111,6 +115,7 @@ def adamaxw(
     )
 
 
+@factory
 def nadam(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -143,6 +148,7 @@ def nadam(
     return chain(rule, scale_by_learning_rate(learning_rate))
 
 
+@factory
 def nadamw(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -17,6 +18,7 @@ from ..transforms import (
 __all__ = ["ademamix", "simplified_ademamix"]
 
 
+@factory
 def ademamix(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -51,6 +53,7 @@ scale_by_learning_rate(0.001))
     )
 
 
+@factory
 def simplified_ademamix(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.99,

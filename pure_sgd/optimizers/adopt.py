@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -16,6 +17,7 @@ from ..transforms import (
 __all__ = ["adopt"]
 
 
+@factory
 def adopt(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,

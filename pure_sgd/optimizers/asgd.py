@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -15,6 +16,7 @@ from ..transforms import (
 __all__ = ["asgd"]
 
 
+@factory
 def asgd(
     learning_rate: Hyperparameter,
     lambd: Hyperparameter = 1e-4,

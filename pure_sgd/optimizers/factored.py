@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -21,6 +22,7 @@ from ..transforms import (
 __all__ = ["adafactor", "sm3"]
 
 
+@factory
 def adafactor(
     learning_rate: Hyperparameter | None = None,
     min_dim_size_to_factor: int = 128,
@@ -72,6 +74,7 @@ def adafactor(
     )
 
 
+@factory
 def sm3(learning_rate: Hyperparameter, momentum: Hyperparameter = 0.9) -> GradientTransformation:
     """SM3: Adagrad with one number for each row and column, and momentum.
 

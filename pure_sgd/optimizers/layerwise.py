@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -20,6 +21,7 @@ from ..transforms import (
 __all__ = ["fromage", "lamb", "lars"]
 
 
+@factory
 def lars(
     learning_rate: Hyperparameter,
     weight_decay: Hyperparameter = 0.0,
@@ -54,6 +56,7 @@ def lars(
     )
 
 
+@factory
 def lamb(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -85,6 +88,7 @@ def lamb(
     )
 
 
+@factory
 def fromage(learning_rate: Hyperparameter, min_norm: Hyperparameter = 1e-6) -> GradientTransformation:
     """Fromage: every leaf moves by ``learning_rate`` times its own norm, and its norm does not grow.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -17,6 +18,7 @@ __all__ = ["lbfgs"]
 ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
 
 
+@factory
 def lbfgs(
     learning_rate: Hyperparameter | None = None,
     memory_size: int = 10,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -13,6 +14,7 @@ from ..transforms import (
 __all__ = ["madgrad"]
 
 
+@factory
 def madgrad(
     learning_rate: Hyperparameter,
     momentum: Hyperparameter = 0.9,

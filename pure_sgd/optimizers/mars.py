@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -16,6 +17,7 @@ from ..transforms import (
 __all__ = ["mars"]
 
 
+@factory
 def mars(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.95,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -25,6 +26,7 @@ from .adam import adamw
 __all__ = ["galore", "muon", "shampoo", "soap"]
 
 
+@factory
 def galore(
     learning_rate: Hyperparameter,
     rank: int = 128,
@@ -55,6 +57,7 @@ def galore(
     )
 
 
+@factory
 def muon(
     learning_rate: Hyperparameter,
     ns_coeffs: Any = (3.4445, -4.7750, 2.0315),
@@ -139,6 +142,7 @@ def muon(
     )
 
 
+@factory
 def shampoo(
     learning_rate: Hyperparameter,
     momentum: Hyperparameter | None = 0.9,
@@ -177,6 +181,7 @@ def shampoo(
     )
 
 
+@factory
 def soap(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.95,

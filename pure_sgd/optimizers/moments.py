@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -21,6 +22,7 @@ from ..transforms import (
 __all__ = ["acprop", "adabelief", "adan", "novograd", "radam", "yogi"]
 
 
+@factory
 def adabelief(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -49,6 +51,7 @@ def adabelief(
     return chain(rule, *decayed, scale_by_learning_rate(learning_rate))
 
 
+@factory
 def acprop(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -77,6 +80,7 @@ def acprop(
     )
 
 
+@factory
 def yogi(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -99,6 +103,7 @@ def yogi(
     return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
+@factory
 def radam(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -136,6 +141,7 @@ def radam(
     return chain(*adapted, scale_by_learning_rate(learning_rate))
 
 
+@factory
 def novograd(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -161,6 +167,7 @@ def novograd(
     )
 
 
+@factory
 def adan(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.98,

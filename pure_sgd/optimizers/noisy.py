@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -15,6 +16,7 @@ from ..transforms import (
 __all__ = ["noisy_sgd"]
 
 
+@factory
 def noisy_sgd(
     learning_rate: Hyperparameter,
     eta: Hyperparameter = 0.01,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..errors import check_hyperparameter
 from ..transforms import (
     GradientTransformation,
@@ -18,6 +19,7 @@ from ..transforms import (
 __all__ = ["optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent"]
 
 
+@factory
 def optimistic_gradient_descent(
     learning_rate: Hyperparameter, alpha: Hyperparameter = 1.0, beta: Hyperparameter = 1.0
 ) -> GradientTransformation:
@@ -38,6 +40,7 @@ def optimistic_gradient_descent(
     return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
 
 
+@factory
 def optimistic_adam(
     learning_rate: Hyperparameter,
     optimism: Hyperparameter | None = None,
@@ -77,6 +80,7 @@ def optimistic_adam(
     )
 
 
+@factory
 def optimistic_adam_v2(
     learning_rate: Hyperparameter,
     *,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -25,6 +26,7 @@ from ..transforms import (
 __all__ = ["cocob", "dadapt_adamw", "dog", "dowg", "momo", "momo_adam", "prodigy"]
 
 
+@factory
 def cocob(
     learning_rate: Hyperparameter = 1.0,
     alpha: Hyperparameter = 100.0,
@@ -52,6 +54,7 @@ def cocob(
     )
 
 
+@factory
 def dadapt_adamw(
     learning_rate: Hyperparameter = 1.0,
     betas: tuple[Hyperparameter, Hyperparameter] = (0.9, 0.999),
@@ -75,6 +78,7 @@ def dadapt_adamw(
     return chain(scale_by_dadapt_adam(learning_rate, *betas, eps, estim_lr0, weight_decay), scale(-1.0))
 
 
+@factory
 def dog(
     learning_rate: Hyperparameter = 1.0,
     init_step: tuple[str, float | torch.Tensor] = ("heuristic", 1e-6),
@@ -100,6 +104,7 @@ def dog(
     return chain(*decayed, scale_by_dog(init_step, eps), scale_by_learning_rate(learning_rate))
 
 
+@factory
 def dowg(
     learning_rate: Hyperparameter = 1.0,
     init_estim_sq_dist: Hyperparameter | None = None,
@@ -123,6 +128,7 @@ def dowg(
     return chain(*decayed, scale_by_dowg(init_estim_sq_dist, eps), scale_by_learning_rate(learning_rate))
 
 
+@factory
 def momo(
     learning_rate: Hyperparameter = 1.0,
     beta: Hyperparameter = 0.9,
@@ -151,6 +157,7 @@ def momo(
     )
 
 
+@factory
 def momo_adam(
     learning_rate: Hyperparameter = 1e-2,
     b1: Hyperparameter = 0.9,
@@ -177,6 +184,7 @@ def momo_adam(
     return chain(rule, scale(-1.0))
 
 
+@factory
 def prodigy(
     learning_rate: Hyperparameter = 1.0,
     betas: tuple[Hyperparameter, Hyperparameter] = (0.9, 0.999),

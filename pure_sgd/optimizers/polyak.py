@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -13,6 +14,7 @@ from ..transforms import (
 __all__ = ["polyak_sgd"]
 
 
+@factory
 def polyak_sgd(
     max_learning_rate: Hyperparameter = 1.0,
     scaling: Hyperparameter = 1.0,

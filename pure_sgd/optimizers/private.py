@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -16,6 +17,7 @@ from ..transforms import (
 __all__ = ["dpsgd"]
 
 
+@factory
 def dpsgd(
     learning_rate: Hyperparameter,
     l2_norm_clip: Hyperparameter,

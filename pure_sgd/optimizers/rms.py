@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..errors import PureSGDError
 from ..schedules import inverse_time_decay_schedule
 from ..transforms import (
@@ -22,6 +23,7 @@ from ..transforms import (
 __all__ = ["adadelta", "adagrad", "rmsprop"]
 
 
+@factory
 def rmsprop(
     learning_rate: Hyperparameter,
     decay: Hyperparameter = 0.9,
@@ -64,6 +66,7 @@ def rmsprop(
     return chain(*decayed, rule(decay, eps, initial_scale, eps_in_sqrt, bias_correction), *tail)
 
 
+@factory
 def adagrad(
     learning_rate: Hyperparameter,
     initial_accumulator_value: Hyperparameter = 0.1,
@@ -99,6 +102,7 @@ def adagrad(
     return chain(*decayed, rule, *rates)
 
 
+@factory
 def adadelta(
     learning_rate: Hyperparameter | None = None,
     rho: Hyperparameter = 0.9,

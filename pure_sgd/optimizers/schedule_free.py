@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..arguments import factory
 from ..schedules import warmup_constant_schedule
 from ..transforms import (
     GradientTransformation,
@@ -18,6 +19,7 @@ from ..transforms import (
 __all__ = ["schedule_free_adamw", "schedule_free_sgd"]
 
 
+@factory
 def schedule_free_sgd(
     learning_rate: Hyperparameter = 1.0,
     warmup_steps: int | None = None,
@@ -45,6 +47,7 @@ def schedule_free_sgd(
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype)
 
 
+@factory
 def schedule_free_adamw(
     learning_rate: Hyperparameter = 0.0025,
     warmup_steps: int | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import factory
 from ..errors import PureSGDError
 from ..transforms import (
     GradientTransformation,
@@ -19,6 +20,7 @@ from ..transforms import (
 __all__ = ["sgd"]
 
 
+@factory
 def sgd(
     learning_rate: Hyperparameter,
     momentum: Hyperparameter | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -20,6 +21,7 @@ from ..transforms import (
 __all__ = ["lion", "rprop", "sign_sgd", "signum"]
 
 
+@factory
 def sign_sgd(learning_rate: Hyperparameter) -> GradientTransformation:
     """Sign descent: every coordinate moves by the learning rate.
 
@@ -38,6 +40,7 @@ def sign_sgd(learning_rate: Hyperparameter) -> GradientTransformation:
     return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
 
 
+@factory
 def signum(
     learning_rate: Hyperparameter, beta: Hyperparameter = 0.9, accumulator_dtype: Any = None
 ) -> GradientTransformation:
@@ -60,6 +63,7 @@ def signum(
     )
 
 
+@factory
 def lion(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,
@@ -88,6 +92,7 @@ def lion(
     )
 
 
+@factory
 def rprop(
     learning_rate: Hyperparameter,
     eta_minus: Hyperparameter = 0.5,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -18,6 +19,7 @@ from ..transforms import (
 __all__ = ["sophia"]
 
 
+@factory
 def sophia(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.965,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..arguments import factory
 from ..transforms import (
     GradientTransformation,
     Hyperparameter,
@@ -13,6 +14,7 @@ from ..transforms import (
 __all__ = ["sparse_adam"]
 
 
+@factory
 def sparse_adam(
     learning_rate: Hyperparameter,
     b1: Hyperparameter = 0.9,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .. import tree as trees
+from ..arguments import typed
 from ..schedules import as_real
 from .checks import Tree, check_leaves, check_size
 
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 
+@typed
 def projection_simplex(tree: Tree, scale: Any = 1) -> Tree:
     """The nearest tree without negative entries whose entries add up to ``scale``.
 
@@ -43,6 +45,7 @@ def projection_simplex(tree: Tree, scale: Any = 1) -> Tree:
     return rebuild(_onto_simplex(entries, scale))
 
 
+@typed
 def projection_l1_sphere(tree: Tree, scale: Any = 1) -> Tree:
     """The nearest tree whose absolute entries add up to ``scale``, over all leaves together.
 
@@ -66,6 +69,7 @@ def projection_l1_sphere(tree: Tree, scale: Any = 1) -> Tree:
     return rebuild(_onto_l1_sphere(entries, scale))
 
 
+@typed
 def projection_l1_ball(tree: Tree, scale: Any = 1) -> Tree:
     """The nearest tree whose absolute entries add up to at most ``scale``, over all leaves together.
 
@@ -88,6 +92,7 @@ def projection_l1_ball(tree: Tree, scale: Any = 1) -> Tree:
     return rebuild(torch.where(within, entries, _onto_l1_sphere(entries, scale)))
 
 
+@typed
 def projection_l2_sphere(tree: Tree, scale: Any = 1) -> Tree:
     """The nearest tree whose norm over all leaves together is ``scale``.
 
@@ -112,6 +117,7 @@ def projection_l2_sphere(tree: Tree, scale: Any = 1) -> Tree:
     return trees.map(lambda d, x: (scale * d).to(x.dtype), direction, tree)
 
 
+@typed
 def projection_l2_ball(tree: Tree, scale: Any = 1) -> Tree:
     """The nearest tree whose norm over all leaves together is at most ``scale``.
 

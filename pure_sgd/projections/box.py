@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .. import tree as trees
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..tree.traversal import is_node
 from .checks import Tree, check_leaves, check_size
@@ -15,6 +16,7 @@ from .checks import Tree, check_leaves, check_size
 __all__ = ["projection_box", "projection_hypercube", "projection_linf_ball", "projection_non_negative"]
 
 
+@typed
 def projection_non_negative(tree: Tree) -> Tree:
     """The nearest tree without negative entries: ``max(x, 0)``.
 
@@ -30,6 +32,7 @@ def projection_non_negative(tree: Tree) -> Tree:
     return _clamped("projection_non_negative", tree, 0.0, math.inf)
 
 
+@typed
 def projection_box(tree: Tree, lower: Any, upper: Any) -> Tree:
     """The nearest tree between two bounds: ``min(max(x, lower), upper)``.
 
@@ -50,6 +53,7 @@ def projection_box(tree: Tree, lower: Any, upper: Any) -> Tree:
     return _clamped("projection_box", tree, lower, upper)
 
 
+@typed
 def projection_hypercube(tree: Tree, scale: Any = 1) -> Tree:
     """The nearest tree with entries from 0 to ``scale``, which is a bound as in :func:`projection_box`.
 
@@ -66,6 +70,7 @@ def projection_hypercube(tree: Tree, scale: Any = 1) -> Tree:
     return _clamped("projection_hypercube", tree, 0.0, scale, upper_name="scale")
 
 
+@typed
 def projection_linf_ball(tree: Tree, scale: Any = 1) -> Tree:
     """The nearest tree with no entry beyond ``scale``: ``max |x_i| <= scale``.
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from .. import tree as trees
+from ..arguments import typed
 from .checks import Tree, check_leaves, check_size
 
 __all__ = ["projection_halfspace", "projection_hyperplane", "projection_vector"]
 
 
+@typed
 def projection_vector(x: Tree, a: Tree) -> Tree:
     """The nearest multiple of ``a``.
 
@@ -33,6 +35,7 @@ def projection_vector(x: Tree, a: Tree) -> Tree:
     return trees.map(lambda a, x: (-share * trees.widened(a)).to(x.dtype), a, x)
 
 
+@typed
 def projection_hyperplane(x: Tree, a: Tree, b: Any) -> Tree:
     """The nearest tree y with ``<a, y> = b``.
 
@@ -54,6 +57,7 @@ def projection_hyperplane(x: Tree, a: Tree, b: Any) -> Tree:
     return _moved(x, a, _share(where, x, a, b))
 
 
+@typed
 def projection_halfspace(x: Tree, a: Tree, b: Any) -> Tree:
     """The nearest tree y with ``<a, y> <= b``.
 

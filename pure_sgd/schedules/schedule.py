@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..arguments import FOREIGN, raise_told
 from ..errors import PureSGDError, check_hyperparameter
 from ..recipe import Recipe
 
@@ -21,14 +22,29 @@ Number = float | torch.Tensor
 
 
 class Schedule(NamedTuple):
-    """A function of the step that reads as the call that made it; any other function serves as well."""
+    """A function of the step that reads as the call that made it; any other function serves as well.
+
+    Raises:
+        PureSGDError: when it is called with what is no step.
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> ps.exponential_decay(1.0, 2, 0.5)(4)
+        tensor(0.2500, dtype=torch.float64)
+    """
 
     function: Callable[[torch.Tensor], torch.Tensor]
     recipe: Recipe | None = None
 
     def __call__(self, step: int | torch.Tensor) -> torch.Tensor:
         """The value at ``step``, a tensor of the step's shape."""
-        return self.function(as_real(step))
+        if torch.compiler.is_compiling():
+            return self.function(as_real(step))
+        try:
+            return self.function(as_real(step))
+        except FOREIGN as error:
+            raise_told(error, self.function, (step,), {})
+            raise
 
     def __repr__(self) -> str:
         return repr(self.recipe) if self.recipe else f"Schedule({self.function!r})"
@@ -90,12 +106,17 @@ def check_constants(where: str, **constants: Any) -> None:
 def as_real(step: int | torch.Tensor) -> torch.Tensor:
     """A step as a float64 tensor (float32 on devices without float64): rates keep all their digits.
 
+    Raises:
+        PureSGDError: neither a number nor a tensor.
+
     Example:
         >>> from pure_sgd.schedules import as_real
         >>> as_real(3)
         tensor(3., dtype=torch.float64)
     """
-    step = torch.as_tensor(step)
+    if not isinstance(step, torch.Tensor):
+        check_constants("schedule", step=step)
+        step = torch.as_tensor(step)
     return step.to(torch.float32 if step.device.type == "mps" else torch.float64)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
 from ..optimizers import sgd
 from ..transforms import GradientTransformation, chain, params_ema, scale_by_preconditioner
@@ -48,6 +49,7 @@ class _Coordinates(NamedTuple):
     initial: torch.Tensor  # (n,): the root of the sum of their squares
 
 
+@typed
 def critical_batch_size(
     problem: NoisyQuadratic,
     batch_sizes: Sequence[float],
@@ -104,6 +106,7 @@ def critical_batch_size(
     )
 
 
+@typed
 def classical_families(curvature: torch.Tensor) -> dict[str, Family]:
     """SGD, also with momentum, with an average of the parameters, and preconditioned by ``curvature**-0.5``.
 

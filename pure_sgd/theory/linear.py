@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import functorch
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from ..transforms import GradientTransformation
 from ..transforms.contract import extra_args_of
@@ -38,6 +39,7 @@ class Linearization(NamedTuple):
     local: bool  # derivatives at one point, and not the whole truth
 
 
+@typed
 def linearize(tx: GradientTransformation, curvature: Any, steps: int = 1) -> Linearization:
     """Take the linear map that each of the first ``steps`` steps of a chain is, for all curvatures at once.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..transforms import GradientTransformation
 from ..transforms.wrapping import known
@@ -17,6 +18,7 @@ from .matrices import matrices
 __all__ = ["linearize_at"]
 
 
+@typed
 def linearize_at(
     tx: GradientTransformation, curvature: Any, params: torch.Tensor, opt_state: Any
 ) -> Linearization:

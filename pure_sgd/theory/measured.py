@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from ..gradients import EmpiricalRisk, per_example_slopes
 from ..gradients.examples import over_examples
@@ -35,6 +36,7 @@ class LocalQuadratic(NamedTuple):
     example_curvatures: torch.Tensor | None  # (B, n, n): Hessians of the examples less their mean
 
 
+@typed
 def local_quadratic(
     loss: EmpiricalRisk, params: Any, data: Any, batch_size: Any = 1, leading: int | None = None
 ) -> LocalQuadratic:
@@ -69,12 +71,6 @@ def local_quadratic(
         >>> found.problem.curvature, found.problem.noise
         (tensor([2.0000, 0.5000], dtype=torch.float64), tensor([2.0000, 0.5000], dtype=torch.float64))
     """
-    if not isinstance(loss, EmpiricalRisk):
-        raise PureSGDError(
-            "local_quadratic",
-            "noise is of examples, and the loss knows none",
-            "Pass an empirical_risk as loss",
-        )
     example_loss, params = without_buffers(loss.example_loss, params)
     found, rebuild = tree.flatten(params)
     point = torch.cat([leaf.reshape(-1) for leaf in found])
@@ -107,6 +103,7 @@ def local_quadratic(
     )
 
 
+@typed
 def steady_state_noise(tx: GradientTransformation, local: LocalQuadratic) -> NoisyQuadratic:
     """The same problem with the noise that there is where ``tx`` stays, instead of at the minimum.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
 from ..optimizers import lbfgs
 from ..transforms import GradientTransformation, apply_updates, value_and_grad_from_state
@@ -33,6 +34,7 @@ class Optimum(NamedTuple):
     )  # (): the largest slope of log(risk) that is left, by log or logit of a hyperparameter
 
 
+@typed
 def optimal(
     tx_of: Callable[..., GradientTransformation],
     problem: NoisyQuadratic,

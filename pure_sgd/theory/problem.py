@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .. import random
+from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
 from ..transforms.wrapping import known
 
@@ -100,6 +101,7 @@ class NoisyQuadratic:
         return self.variance.sqrt() * random.normal(key, params.shape, _drawable(params.dtype))
 
 
+@typed
 def noisy_quadratic_model(n: int, batch_size: Any = 1) -> NoisyQuadratic:
     """The noisy quadratic model of neural networks: curvatures ``1 / i``, and noise equal to them.
 

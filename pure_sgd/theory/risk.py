@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from ..transforms import GradientTransformation
 from .composition import Motion, composed, motions, repeated
@@ -40,6 +41,7 @@ class Moments(NamedTuple):
     averaged_variance: torch.Tensor  # (steps + 1, n)
 
 
+@typed
 def risk(
     tx: GradientTransformation,
     problem: NoisyQuadratic,
@@ -86,6 +88,7 @@ from_noise=tensor([0.0000, 0.0625, 0.0781], dtype=torch.float64))
     )
 
 
+@typed
 def moments(
     tx: GradientTransformation,
     problem: NoisyQuadratic,
@@ -109,6 +112,7 @@ def moments(
     return Moments(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
+@typed
 def final_risk(
     tx: GradientTransformation,
     problem: NoisyQuadratic,

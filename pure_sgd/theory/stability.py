@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..transforms import GradientTransformation
 from .problem import NoisyQuadratic
@@ -18,6 +19,7 @@ DOUBLINGS = 40
 HALVINGS = 52
 
 
+@typed
 def stability_limit(
     tx_of_learning_rate: Callable[[torch.Tensor], GradientTransformation], problem: NoisyQuadratic
 ) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from ..transforms import GradientTransformation
 from ..transforms.averaging import ParamsAverageState
@@ -54,6 +55,7 @@ class _Settled(NamedTuple):
     read: torch.Tensor  # (period, n, k)
 
 
+@typed
 def steady_state_risk(
     tx: GradientTransformation | Linearization,
     problem: NoisyQuadratic,
@@ -93,6 +95,7 @@ def steady_state_risk(
     return SteadyState(half @ variance, half @ averaged_variance, variance, averaged_variance)
 
 
+@typed
 def convergence_rate(
     tx: GradientTransformation | Linearization,
     problem: NoisyQuadratic,

@@ -1,5 +1,6 @@
 """State, step, compilation and the loop."""
 
+from .checkpoints import AsyncCheckpoints as AsyncCheckpoints
 from .checkpoints import CorruptCheckpointError as CorruptCheckpointError
 from .checkpoints import checkpoint_metadata as checkpoint_metadata
 from .checkpoints import checkpoint_steps as checkpoint_steps
@@ -7,9 +8,14 @@ from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import save_checkpoint as save_checkpoint
 from .compiled import compile_step as compile_step
 from .compiled import compile_when_it_pays as compile_when_it_pays
+from .faults import Fault as Fault
+from .faults import find_fault as find_fault
 from .loop import FitResult as FitResult
 from .loop import fit as fit
 from .replayed import replay_step as replay_step
+from .reproducing import FaultyStep as FaultyStep
+from .reproducing import load_fault as load_fault
+from .reproducing import replay_fault as replay_fault
 from .scanned import scan as scan
 from .scanned import scan_indices as scan_indices
 from .state import TrainState as TrainState
@@ -19,3 +25,4 @@ from .stopping import early_stopping as early_stopping
 from .swept import SweepResult as SweepResult
 from .swept import sweep as sweep
 from .unrolled import unroll as unroll
+from .watching import NonFiniteError as NonFiniteError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
@@ -10,25 +11,22 @@ from typing import Any, Literal, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from ..arguments import typed
 from ..data import batch_source
 from ..errors import PureSGDError, check_count
-from ..transforms import GradientTransformation, eval_params
-from ..transforms.reading import average_names
+from ..transforms import GradientTransformation
 from .checkpoints import checkpoint_steps
 from .compiled import compile_step, compile_when_it_pays
-from .resuming import Interruption, Run, load_run, save_run, signals_wait
+from .faults import guarded
+from .records import History, Record, evaluation, note, summary
+from .reproducing import FaultyStep
+from .resuming import Interruption, Run, load_run, saving_runs, signals_wait
+from .rewinding import Rewound
 from .state import TrainState, init_train_state
-from .step import Metrics, Step, make_step
+from .step import Step, make_step
+from .watching import SKIPPED, Place, Policy, Watch, first_bad_update, rows_of
 
-__all__ = ["FitResult", "History", "Record", "fit"]
-
-Record = dict[str, float]
-#: One list for each quantity, one entry for each record.
-History = dict[str, list[float]]
-
-
-#: Measured at some steps; the ratio of their means is the noise scale.
-NOISE = ("trace_covariance", "grad_sq_norm")
+__all__ = ["FitResult", "fit"]
 
 
 class FitResult(NamedTuple):
@@ -38,6 +36,7 @@ class FitResult(NamedTuple):
     history: History
 
 
+@typed
 def fit(
     loss: Callable[..., Any],
     tx: GradientTransformation,
@@ -59,6 +58,8 @@ def fit(
     statistics: int | None = None,
     compile: Literal["auto"] | bool = "auto",
     progress: bool = True,
+    nonfinite: Policy = "stop",
+    detect: Literal["example", "leaf"] = "example",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
@@ -70,11 +71,12 @@ def fit(
             besides its arguments is read once, unless ``compile`` is False.
         tx: The optimizer.
         params: Where to begin; copied, never changed.
-        data: Tensors in memory (a tuple, dict or tensor with a leading axis of examples), or an iterable of
-            batches that can be iterated over once an epoch, such as a ``DataLoader``.
+        data: Tensors in memory (a tuple, dict or tensor with a leading axis of examples), files
+            (:func:`from_files`), or an iterable of batches that can be iterated over once an epoch, such as
+            a ``DataLoader``. Batches are moved to the device of the parameters.
         epochs: How often to go through ``data``; or
         steps: how many steps to take, through as many epochs as that needs.
-        batch_size: Of data in memory: None or n is full gradient descent, 1 is pure SGD.
+        batch_size: Of data in memory: None or n is full gradient descent, 1 is pure SGD. Of data in files.
         seed: Of the order in which data in memory is visited; see :func:`epoch_indices`.
         replacement: Whether batches are drawn with replacement.
         order: ``order(epoch)`` gives the rows of each batch, instead.
@@ -94,12 +96,21 @@ def fit(
             sooner: see :func:`compile_when_it_pays`, which takes at least three minutes of
             steps to be left. The state is donated to the compiled step.
         progress: Show a progress bar, if standard error is a terminal.
-        checkpoint: A directory to save the run in, by :func:`save_checkpoint`: at the end, and
+        nonfinite: What to do about a step whose loss or gradient is not finite. ``"stop"`` raises
+            :class:`NonFiniteError`, which tells where it began and saves the state before the step and its
+            batch for :func:`replay_fault`, under ``checkpoint`` or else in a temporary directory;
+            ``"skip"`` leaves parameters and optimizer state as they were, and counts in
+            ``history["skipped"]``; ``"allow"`` goes on. With the first two, parameters that are not finite
+            at a record end the run too, and are traced to their step by taking the steps again, from
+            the last checkpoint or the start.
+        detect: What the error names: ``"example"`` the first in the batch that is not finite alone, and its
+            leaves; ``"leaf"`` those of the whole batch, which takes one step instead of one an example.
+        checkpoint: A directory to save the run in, by :class:`AsyncCheckpoints`: at the end, and
         checkpoint_every: every so many steps; None: at each record. A SIGINT or SIGTERM then ends the
             run after its step, with a checkpoint; a second one at once.
         resume: Go on from the newest intact checkpoint, if there is one. What follows is bit for bit what
-            would have followed, with ``compile`` True or False (``"auto"`` decides by the clock), where
-            an iterable ``data`` gives the same batches again.
+            would have followed, with ``compile`` True or False (``"auto"`` decides by the clock). What a
+            ``DataLoader`` draws from torch's generators is drawn again; other batches are an error.
 
     Returns:
         ``(state, history)``: the last state, and a dict of lists: ``epoch``, ``step``, the means of ``loss``,
@@ -125,28 +136,49 @@ def fit(
     for name, value in (("record_every", record_every), ("checkpoint_every", checkpoint_every)):
         if value is not None:
             check_count("fit", name, value)
-    source = batch_source(data, batch_size, seed, replacement, order)
+    for name, value, choices in (
+        ("nonfinite", nonfinite, ("stop", "skip", "allow")),
+        ("detect", detect, ("example", "leaf")),
+    ):
+        if value not in choices:
+            raise PureSGDError("fit", f"{name}={value!r}", f"Pass one of {choices}")
+    state = init_train_state(params, tx)
+    source = batch_source(data, batch_size, seed, replacement, order, state.step.device)
     epochs, total = _length(epochs, steps, source.steps_per_epoch)
     setting = {"seed": seed, "batch_size": batch_size, "replacement": replacement}
-    state, first, in_epoch, done, history, window = _begin(
-        init_train_state(params, tx), checkpoint, setting, resume
-    )
+    state, first, in_epoch, done, history, window, place = _begin(state, checkpoint, setting, resume)
     epoch = first
-    step = _choose(make_step(loss, tx, has_aux, statistics=statistics), compile, total and total - done)
+    step = make_step(loss, tx, has_aux, statistics=statistics)
+    step = _choose(step if nonfinite == "allow" else guarded(step), compile, total and total - done)
     extra = extra_args(_last(history)) if extra_args else {}
+
+    def trace(until: int) -> tuple[FaultyStep, Place] | None:
+        if extra_args or rows is None:
+            return None  # others, or other batches, may come the second time
+        start = init_train_state(params, tx)
+        run = load_run(checkpoint, start, setting) if checkpoint is not None else None
+        return first_bad_update(step, source, run or Run(start, 0, 0, 0, {}, []), until, watch)
+
+    rows = rows_of(data, batch_size, seed, replacement, order)
+    by_example = detect == "example"
+    watch = Watch(nonfinite, loss, tx, has_aux, by_example, checkpoint, setting, rows, trace)
 
     def save() -> None:
         if checkpoint is not None:
-            save_run(checkpoint, Run(state, epoch, in_epoch, done, history, window), setting)
+            watch.look(state)
+            save_run(Run(state, epoch, in_epoch, done, history, window, batches.place()))
 
     def keep_record() -> bool:
         """Record what happened since the last one; true when it is time to stop."""
         nonlocal extra
-        record = {"epoch": epoch, "step": done, **_summary(window), **_evaluation(evaluate, state)}
+        watch.look(state)
+        record = {"epoch": epoch, "step": done, **summary(window), **evaluation(evaluate, state)}
         window.clear()
         for name, value in record.items():
             history.setdefault(name, []).append(value)
-        bar.set_postfix({name: f"{value:.4g}" for name, value in record.items() if "loss" in name})
+        bar.set_postfix(
+            {name: f"{value:.4g}" for name, value in record.items() if "loss" in name or name == SKIPPED}
+        )
         for callback in callbacks:
             callback(record, state)
         if extra_args:
@@ -155,15 +187,26 @@ def fit(
             save()
         return stop_when is not None and stop_when(history)
 
+    def result() -> FitResult:
+        if skipped := sum(history.get(SKIPPED, [])):
+            warnings.warn(
+                f"fit: {skipped:.0f} of {done} steps were not finite and are left out", stacklevel=3
+            )
+        return FitResult(state, history)
+
+    batches = Rewound(source, data, place)
+    saving = saving_runs(checkpoint, setting, done)
     waiting = nullcontext(Interruption()) if checkpoint is None else signals_wait()
     bar = tqdm(total=total, initial=done, disable=None if progress else True, unit="step")
-    with torch.no_grad(), bar, waiting as interruption:
+    with torch.no_grad(), bar, waiting as interruption, saving as save_run:
         if done == steps or (history and not window and stop_when is not None and stop_when(history)):
-            return FitResult(state, history)
+            return result()
         for epoch in range(first, epochs):
-            for batch in source.epoch(epoch, in_epoch):
+            for batch in batches.epoch(epoch, in_epoch):
+                called = FaultyStep(state, batch, extra)
                 state, metrics = step(state, batch, **extra)
-                window.append(metrics)
+                state, metrics = watch.settled(called, state, metrics, Place(epoch, in_epoch))
+                note(window, metrics)
                 done, in_epoch = done + 1, in_epoch + 1
                 bar.update()
                 ended = done == steps
@@ -172,13 +215,13 @@ def fit(
                 if ended or (checkpoint_every and done % checkpoint_every == 0):
                     save()
                 if ended:
-                    return FitResult(state, history)
+                    return result()
             ended = epoch == epochs - 1
             if window and (ended or not record_every) and keep_record():
                 break
             in_epoch = in_epoch if ended else 0
         save()
-    return FitResult(state, history)
+    return result()
 
 
 def _length(epochs: int | None, steps: int | None, per_epoch: int | None) -> tuple[int, int | None]:
@@ -219,32 +262,3 @@ def _choose(step: Step, compile: Literal["auto"] | bool, total: int | None) -> S
     if not isinstance(compile, bool):
         raise PureSGDError("fit", f"compile={compile!r}", "Pass True, False or 'auto'")
     return compile_step(step, donate=True) if compile else step
-
-
-def _summary(window: list[Metrics]) -> Record:
-    record = {}
-    for name in window[-1]:
-        values = torch.stack([metrics[name].detach() for metrics in window])
-        if name in NOISE:  # NaN at the steps that did not measure it
-            record[name] = values.double().nanmean().item()
-        else:
-            record[name] = (values[-1] if name == "learning_rate" else values.double().mean()).item()
-    if set(NOISE) <= record.keys():
-        record["noise_scale"] = record[NOISE[0]] / record[NOISE[1]]
-    return record
-
-
-def _evaluation(evaluate: Callable[[Any], Any] | None, state: TrainState) -> Record:
-    if evaluate is None:
-        return {}
-    record = _named(evaluate(state.params), "")
-    names = average_names(state.opt_state)
-    for name in names:
-        averaged = eval_params(state.opt_state, state.params, name)
-        record.update(_named(evaluate(averaged), "_averaged" if len(names) == 1 else f"_{name}"))
-    return record
-
-
-def _named(result: Any, suffix: str) -> Record:
-    results = result if isinstance(result, dict) else {"loss": result}
-    return {f"val_{name}{suffix}": float(value) for name, value in results.items()}

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
-from ..gradients import EmpiricalRisk, GradientMoments, gradient_moments, noise_scale, value_and_grad
-from ..gradients.examples import ExampleLoss
+from ..gradients import EmpiricalRisk, GradientMoments, noise_scale, value_and_grad
 from ..models.buffers import BUFFERS, trainable
 from ..transforms import GradientTransformation, apply_updates, extra_args_of, learning_rate
 from ..transforms.wrapping import either
@@ -22,6 +22,7 @@ Metrics = dict[str, torch.Tensor]
 Step = Callable[..., tuple[TrainState, Metrics]]
 
 
+@typed
 def make_step(
     loss: Callable[..., Any],
     tx: GradientTransformation,
@@ -64,10 +65,8 @@ def make_step(
         (tensor(1.), tensor(2.5000))
     """
     reads = extra_args_of(tx)
-    example_loss = None if statistics is None else _example_loss(loss)
     check_count("make_step", "statistics", 1 if statistics is None else statistics)
-
-    measure = None if example_loss is None else gradient_moments(example_loss)
+    measure = None if statistics is None else _measurement(loss)
 
     def step(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:
         for name in extra:
@@ -77,6 +76,9 @@ def make_step(
                     f"nobody reads the extra argument {name!r}; the optimizer reads {list(reads) or 'none'}",
                     "Leave it out, or add the transform that needs it",
                 )
+        if not isinstance(state, TrainState):
+            got = f"is a {type(state).__name__}, expected a TrainState"
+            raise PureSGDError("state", got, "Make one with init_train_state")
         params = trainable(state.params)
         constants = {} if params is state.params else {BUFFERS: state.params[BUFFERS]}
 
@@ -111,9 +113,9 @@ def make_step(
     return step
 
 
-def _example_loss(loss: Callable[..., Any]) -> ExampleLoss:
+def _measurement(loss: Callable[..., Any]) -> Callable[..., GradientMoments]:
     if isinstance(loss, EmpiricalRisk):
-        return loss.example_loss
+        return loss.moments()
     raise PureSGDError(
         "make_step", "statistics are of examples, and the loss knows none", "Pass an empirical_risk as loss"
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
 
 __all__ = ["early_stopping"]
 
 
+@typed
 def early_stopping(
     name: str, patience: int = 10, min_delta: float = 0.0
 ) -> Callable[[dict[str, list[float]]], bool]:

@@ -10,6 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .. import functorch, tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from .state import TrainState
 from .step import Metrics, Step
@@ -21,6 +22,7 @@ Leaves = tuple[torch.Tensor, ...]
 _PASS_ON = "Pass it on: unroll(step, state, batches, rate) calls step(state, batch, rate)"
 
 
+@typed
 def unroll(
     step: Step, state: TrainState, batches: Any, *args: Any, checkpoint_every: int | None = None
 ) -> tuple[TrainState, Metrics]:

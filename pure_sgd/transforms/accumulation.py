@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import check_count, check_hyperparameter
 from ..schedules import value_at
 from .contract import (
@@ -189,6 +190,7 @@ def skip_not_finite(
     return count > 0, {"should_skip": count > 0, "num_not_finite": count}
 
 
+@typed
 def skip_large_updates(
     updates: Updates, gradient_step: torch.Tensor, params: Params, max_squared_norm: Any
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

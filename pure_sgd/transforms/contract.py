@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeAlias
 import torch
 
 from .. import tree
+from ..arguments import FOREIGN, called, raise_told, typed
 from ..errors import PureSGDError
 from ..recipe import Recipe
 from ..schedules import value_at
@@ -107,6 +108,7 @@ def extra_args_of(tx: GradientTransformation) -> tuple[str, ...]:
     return code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
 
 
+@typed
 def transformation(
     factory: Callable[P, GradientTransformation],
 ) -> Callable[P, GradientTransformation]:
@@ -143,10 +145,51 @@ def transformation(
 
             tx = _scheduled(factory.__name__, build, schedules)
         else:
-            tx = factory(*args, **kwargs)
-        return tx._replace(recipe=Recipe(factory, args, dict(kwargs)))
+            tx = called(factory, *args, **kwargs)
+        return explained(tx)._replace(recipe=Recipe(factory, args, dict(kwargs)))
 
     return make
+
+
+def explained(tx: GradientTransformation) -> GradientTransformation:
+    """``tx``, which says what is wrong with its arguments where it fails; until then nothing is looked at.
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> ps.trace(0.9).init({"w": 1.0})
+        Traceback (most recent call last):
+        pure_sgd.errors.PureSGDError: params['w']: is a float, expected a tensor. Convert it with \
+torch.as_tensor.
+    """
+
+    def init(params: Params) -> State:
+        if torch.compiler.is_compiling():
+            return tx.init(params)
+        try:
+            return tx.init(params)
+        except FOREIGN as error:
+            tree.check_tensors(params, "params")
+            raise_told(error, tx.init, (params,), {})
+            raise
+
+    def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
+        if torch.compiler.is_compiling():
+            return tx.update(updates, state, params, **extra)
+        try:
+            return tx.update(updates, state, params, **extra)
+        except FOREIGN as error:
+            if isinstance(error, PureSGDError):
+                raise
+            tree.check_tensors(updates, "updates")
+            if params is not None:
+                tree.check_tensors(params, "params")
+                if not tx.per_example:
+                    tree.check_like(updates, params, "updates", "params")
+                tree.check_like(state, tx.init(params), "state", "init(params)")
+            raise_told(error, tx.update, (updates, state, params), {})
+            raise
+
+    return tx._replace(init=init, update=update, extra_args=extra_args_of(tx))
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
@@ -162,7 +205,12 @@ def apply_updates(params: Params, updates: Updates) -> Params:
         {'w': tensor([0.7500, 0.7500])}
     """
     tree.check_like(updates, params, "updates", "params")
-    return tree.elementwise(lambda p, u: (p + u).to(p.dtype), params, updates)
+    try:
+        return tree.elementwise(lambda p, u: (p + u).to(p.dtype), params, updates)
+    except (AttributeError, TypeError):
+        tree.check_tensors(params, "params")
+        tree.check_tensors(updates, "updates")
+        raise
 
 
 def step_zero(params: Params) -> torch.Tensor:

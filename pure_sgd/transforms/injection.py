@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_hyperparameter
 from ..recipe import Recipe
 from ..schedules import as_real, value_at
@@ -46,6 +47,7 @@ class _Found(NamedTuple):
     fixed: str = ""
 
 
+@typed
 def inject_hyperparams(
     inner_factory: Callable[..., GradientTransformation], static_args: str | Iterable[str] = ()
 ) -> Callable[..., GradientTransformation]:
@@ -100,6 +102,7 @@ def inject_hyperparams(
     return make
 
 
+@typed
 def get_hyperparams(opt_state: State) -> dict[str, torch.Tensor]:
     """The hyperparameters that lie anywhere in an optimizer state, by name.
 
@@ -117,6 +120,7 @@ def get_hyperparams(opt_state: State) -> dict[str, torch.Tensor]:
     return by_name([(entry.path, entry.name, entry.value) for entry in _found(opt_state)])
 
 
+@typed
 def set_hyperparams(opt_state: State, **values: Any) -> State:
     """A state like ``opt_state`` in which the hyperparameters ``values`` have new values.
 

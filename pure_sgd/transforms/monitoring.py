@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_hyperparameter
 from ..recipe import Recipe, recorded
 from .contract import (
@@ -178,6 +179,7 @@ def measure_with_ema(
     return Measure(init, update)
 
 
+@typed
 def get_measurements(opt_state: State) -> dict[str, Any]:
     """The measurements that lie anywhere in an optimizer state, by name.
 

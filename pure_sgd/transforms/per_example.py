@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import check_hyperparameter
 from .clipping import shrinking
 from .contract import Hyperparameter, Updates
@@ -15,6 +16,7 @@ from .running import root, squared
 __all__ = ["per_example_global_norm_clip", "per_example_layer_norm_clip"]
 
 
+@typed
 def per_example_global_norm_clip(
     grads: Updates, l2_norm_clip: Hyperparameter
 ) -> tuple[Updates, torch.Tensor]:
@@ -42,6 +44,7 @@ def per_example_global_norm_clip(
     return tree.cast_like(clipped, grads), count
 
 
+@typed
 def per_example_layer_norm_clip(
     grads: Updates, global_l2_norm_clip: Hyperparameter, uniform: bool = True
 ) -> tuple[Updates, Any]:

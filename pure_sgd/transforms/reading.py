@@ -7,6 +7,7 @@ import re
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from .averaging import ParamsAverageState, ParamsEmaState
 from .contract import Params, State
@@ -45,6 +46,7 @@ RATES = (
 )
 
 
+@typed
 def learning_rate(opt_state: State) -> torch.Tensor | None:
     """The learning rate of the last update, found anywhere in an optimizer state; None without one.
 
@@ -70,6 +72,7 @@ def learning_rate(opt_state: State) -> torch.Tensor | None:
     return product
 
 
+@typed
 def eval_params(opt_state: State, params: Params, name: str | None = None) -> Params:
     """The parameters to evaluate with: the average that ``opt_state`` holds, else ``params`` themselves.
 

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import check_hyperparameter
 from .contract import Hyperparameter, Params
 
 __all__ = ["incremental_update", "periodic_update"]
 
 
+@typed
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Hyperparameter) -> Params:
     """Move a slow copy towards ``new_tensors``: one step of an exponential moving average.
 
@@ -39,6 +41,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Hype
     )
 
 
+@typed
 def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: Any) -> Params:
     """Replace a slow copy by ``new_tensors`` every ``update_period`` steps.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
 from .clipping import shrinking
 from .combining import stateless
@@ -64,6 +65,7 @@ def adaptive_grad_clip(
     return stateless(clipped)
 
 
+@typed
 def unitwise_norm(x: torch.Tensor, axis: int | tuple[int, ...] | None = None) -> torch.Tensor:
     """The L2 norm of the unit that each entry of ``x`` belongs to: a tensor of the shape of ``x``.
 
@@ -83,6 +85,7 @@ def unitwise_norm(x: torch.Tensor, axis: int | tuple[int, ...] | None = None) ->
     return _norm_of_units(x, _checked_axes("unitwise_norm", axis)).expand(x.shape)
 
 
+@typed
 def unitwise_clip(g_norm: torch.Tensor, max_norm: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """Shrink ``grad`` where the norm of its unit, ``g_norm``, is above ``max_norm``.
 

@@ -14,6 +14,8 @@ from .checks import batch_length as batch_length
 from .checks import check_like as check_like
 from .checks import check_real as check_real
 from .checks import select as select
+from .described import describe as describe
+from .differences import check_tensors as check_tensors
 from .together import elementwise as elementwise
 from .traversal import flatten as flatten
 from .traversal import leaves as leaves

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from ..arguments import typed
+from ..errors import PureSGDError
 from .checks import check_like
 from .traversal import Tree, leaves, map
 
 __all__ = ["cast_like", "norm", "sum", "vdot", "wide", "widened", "zeros_like"]
 
 
+@typed
 def zeros_like(tree: Tree, dtype: torch.dtype | None = None) -> Tree:
     """Zeros for moments: in ``dtype``, or in the leaf's dtype raised to at least float32.
 
@@ -37,15 +40,23 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def widened(leaf: torch.Tensor) -> torch.Tensor:
     """``leaf`` in at least float32, for arithmetic that is to be rounded once.
 
+    Raises:
+        PureSGDError: no tensor.
+
     Example:
         >>> import torch
         >>> from pure_sgd import tree
         >>> tree.widened(torch.ones(2, dtype=torch.bfloat16))
         tensor([1., 1.])
     """
-    return leaf.to(wide(leaf.dtype))
+    try:
+        return leaf.to(wide(leaf.dtype))
+    except AttributeError:
+        got = f"is a {type(leaf).__name__}, expected a tensor"
+        raise PureSGDError("leaf", got, "Convert it with torch.as_tensor") from None
 
 
+@typed
 def cast_like(tree: Tree, like: Tree) -> Tree:
     """The leaves of ``tree`` in the dtypes of ``like``.
 

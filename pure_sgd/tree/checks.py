@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError
-from .traversal import Tree, children, is_node, leaves, named_leaves, outline, walk
+from .differences import check_no_difference, kind_of, shape_of
+from .nodes import Tree, children, is_node
+from .traversal import leaves, named_leaves, outline
 
 __all__ = ["batch_length", "check_like", "check_real", "select"]
 
@@ -27,14 +30,13 @@ def check_like(tree: Tree, like: Tree, name: str, like_name: str) -> None:
         pure_sgd.errors.PureSGDError: updates['w']: shape (3, 1) does not match shape (3,) of \
 params['w']. Nothing is broadcast here: reshape or reduce it first.
     """
-    # The quick way, for eager steps; while tracing, optree cannot compare all structures.
-    if not torch.compiler.is_compiling():
-        (got, kind), (expected, like_kind) = outline(tree), outline(like)
-        if kind == like_kind and _shapes(got) == _shapes(expected):
-            return
-    _explain_difference(tree, like, name, like_name)
+    # While tracing, optree cannot compare all structures.
+    same = _is_like if torch.compiler.is_compiling() else _is_like_by_outline
+    if not same(tree, like):
+        check_no_difference(tree, like, name, like_name)
 
 
+@typed
 def check_real(tree: Tree, name: str, where: str) -> None:
     """Check, for a rule that asks which number is larger, that no leaf of ``tree`` is complex.
 
@@ -79,6 +81,7 @@ def batch_length(batch: Tree, name: str = "batch") -> int:
     raise _bad_batch(batch, name)
 
 
+@typed
 def select(mask: Tree, tree: Tree, where: str) -> list[bool]:
     """Resolve ``mask`` to one bool for each leaf of ``tree``, in traversal order.
 
@@ -130,12 +133,21 @@ def answers(function: Callable[[Any], Any], tree: Tree) -> tuple[Any, bool]:
     return found, True
 
 
-def _shapes(found: list[Any]) -> list[Any]:
-    return [leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in found]
+def _is_like_by_outline(tree: Tree, like: Tree) -> bool:
+    (got, kind), (expected, like_kind) = outline(tree), outline(like)
+    return kind == like_kind and [shape_of(leaf) for leaf in got] == [shape_of(leaf) for leaf in expected]
 
 
-def _shape(leaf: Any) -> Any:
-    return leaf.shape if isinstance(leaf, torch.Tensor) else None
+def _is_like(node: Any, like: Any) -> bool:
+    if isinstance(like, torch.Tensor):
+        return isinstance(node, torch.Tensor) and node.shape == like.shape
+    if kind_of(node) is not kind_of(like) or isinstance(node, torch.Tensor):
+        return False
+    if isinstance(like, dict):
+        return node.keys() == like.keys() and all([_is_like(node[key], like[key]) for key in like])
+    if not is_node(like):
+        return True
+    return len(node) == len(like) and all([_is_like(a, b) for a, b in zip(node, like, strict=True)])
 
 
 def _spread(mask: Tree, tree: Tree, where: str, path: str) -> Iterator[bool]:
@@ -154,37 +166,6 @@ def _spread(mask: Tree, tree: Tree, where: str, path: str) -> Iterator[bool]:
         )
     for step, child in outer.items():
         yield from _spread(inner[step], child, where, path + step)
-
-
-def _explain_difference(tree: Tree, like: Tree, name: str, like_name: str) -> None:
-    got, expected = dict(walk(tree)), dict(walk(like))
-    remedy = f"Give {name} the structure of {like_name}"
-    for path in expected:
-        if path not in got:
-            raise PureSGDError(name + path, f"is missing, and {like_name}{path} is there", remedy)
-    for path, node in got.items():
-        if path not in expected:
-            raise PureSGDError(name + path, f"is there, and {like_name}{path} is not", remedy)
-        other = expected[path]
-        if isinstance(other, torch.Tensor) and not isinstance(node, torch.Tensor):
-            raise PureSGDError(name + path, f"is a {type(node).__name__}, expected a tensor", "Pass a tensor")
-        if _kind(node) is not _kind(other):
-            raise PureSGDError(
-                name + path,
-                f"is of type {type(node).__name__}, and {like_name}{path} of type {type(other).__name__}",
-                remedy,
-            )
-        if _shape(node) != _shape(other):
-            raise PureSGDError(
-                name + path,
-                f"shape {tuple(node.shape)} does not match shape {tuple(other.shape)} of {like_name}{path}",
-                "Nothing is broadcast here: reshape or reduce it first",
-            )
-
-
-def _kind(node: Any) -> type | None:
-    """What tells two places of a tree apart, beyond the shapes of two leaves."""
-    return type(node) if node is None or is_node(node) else None
 
 
 def _bad_batch(batch: Tree, name: str) -> PureSGDError:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import optree
 import torch
+
+from ..errors import PureSGDError
+from .differences import check_no_difference
+from .nodes import Tree, children, is_node, keys_in_order, too_deep, walk
 
 __all__ = [
     "Tree",
@@ -22,12 +26,12 @@ __all__ = [
     "walk",
 ]
 
-#: A leaf, or a dict, list, tuple or NamedTuple of trees; ``None`` is an empty tree.
-Tree = Any
-
 
 def map(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply ``function`` to every leaf of ``tree`` and to the leaves of ``rest`` in the same places.
+
+    Raises:
+        PureSGDError: names the first place where trees do not go together.
 
     Example:
         >>> import torch
@@ -35,7 +39,16 @@ def map(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
         >>> tree.map(lambda p, u: p + u, {"w": torch.ones(2)}, {"w": torch.ones(2)})
         {'w': tensor([2., 2.])}
     """
-    return optree.tree_map(function, tree, *rest)
+    if torch.compiler.is_compiling():
+        # Half of the time that it takes to trace a step would go into optree's own Python.
+        return _mapped(function, tree, rest)
+    try:
+        return optree.tree_map(function, tree, *rest)
+    except (ValueError, RecursionError, TypeError) as error:
+        if not callable(function):
+            raise PureSGDError("map", f"function is a {type(function).__name__}", "Pass a function") from None
+        _explain(error, tree, rest)
+        raise
 
 
 def leaves(tree: Tree) -> list[Any]:
@@ -48,8 +61,10 @@ def leaves(tree: Tree) -> list[Any]:
     """
     if torch.compiler.is_compiling():
         # While a step is traced, optree refuses trees with a node that holds no tensor, such as {}.
-        return [leaf for _, leaf in _walk_leaves(tree, "")]
-    return optree.tree_leaves(tree)
+        found: list[Any] = []
+        _gather(tree, found)
+        return found
+    return _flattened(tree)[0]
 
 
 def flatten(tree: Tree) -> tuple[list[Any], Callable[[list[Any]], Tree]]:
@@ -62,13 +77,16 @@ def flatten(tree: Tree) -> tuple[list[Any], Callable[[list[Any]], Tree]]:
         {'b': 20, 'a': 10}
     """
     if torch.compiler.is_compiling():
-        return leaves(tree), lambda new: _refilled(tree, iter(new))
-    found, spec = optree.tree_flatten(tree)
+        return leaves(tree), lambda new: _refilled(tree, new)
+    found, spec = _flattened(tree)
     return found, lambda new: optree.tree_unflatten(spec, new)
 
 
 def aligned(tree: Tree, *rest: Tree) -> tuple[list[list[Any]], Callable[[list[Any]], Tree]]:
     """The leaves of ``tree``, those of each of ``rest`` in the same places, and what :func:`flatten` adds.
+
+    Raises:
+        PureSGDError: names the first place where trees do not go together.
 
     Example:
         >>> from pure_sgd.tree.traversal import aligned
@@ -78,10 +96,13 @@ def aligned(tree: Tree, *rest: Tree) -> tuple[list[list[Any]], Callable[[list[An
     if torch.compiler.is_compiling():
         found, rebuild = flatten(tree)
         return [found, *[leaves(other) for other in rest]], rebuild
-    found, spec = optree.tree_flatten(tree)
-    return [found, *[spec.flatten_up_to(other) for other in rest]], lambda new: optree.tree_unflatten(
-        spec, new
-    )
+    found, spec = _flattened(tree)
+    try:
+        columns = [found, *[spec.flatten_up_to(other) for other in rest]]
+    except (ValueError, RecursionError) as error:
+        _explain(error, tree, rest)
+        raise
+    return columns, lambda new: optree.tree_unflatten(spec, new)
 
 
 def structure(tree: Tree) -> Any:
@@ -92,7 +113,7 @@ def structure(tree: Tree) -> Any:
         >>> tree.structure({"a": 1}) == tree.structure({"a": 2.0})
         True
     """
-    return optree.tree_structure(tree)
+    return _flattened(tree)[1]
 
 
 def outline(tree: Tree) -> tuple[list[Any], Any]:
@@ -104,7 +125,7 @@ def outline(tree: Tree) -> tuple[list[Any], Any]:
         >>> outline([1, 2]) == ([1, 2], tree.structure([1, 2]))
         True
     """
-    return optree.tree_flatten(tree)
+    return _flattened(tree)
 
 
 def named_leaves(tree: Tree, name: str = "") -> list[tuple[str, Any]]:
@@ -118,79 +139,55 @@ def named_leaves(tree: Tree, name: str = "") -> list[tuple[str, Any]]:
     return list(_walk_leaves(tree, name))
 
 
-def walk(tree: Tree, name: str = "") -> Iterator[tuple[str, Any]]:
-    """``(path, node)`` of every node, the tree itself first, leaves last.
-
-    Example:
-        >>> from pure_sgd import tree
-        >>> [path for path, _ in tree.walk({"a": (1, 2)}, "t")]
-        ['t', "t['a']", "t['a'][0]", "t['a'][1]"]
-    """
-    yield name, tree
-    for step, child in children(tree):
-        yield from walk(child, name + step)
+def _gather(node: Any, found: list[Any]) -> None:
+    if isinstance(node, torch.Tensor) or not is_node(node):
+        if node is not None:
+            found.append(node)
+        return
+    for child in [node[key] for key in keys_in_order(node)] if isinstance(node, dict) else node:
+        _gather(child, found)
 
 
-def children(node: Any) -> list[tuple[str, Any]]:
-    """``(step, child)`` pairs: how Python reaches each child from ``node``, and the child.
-
-    Example:
-        >>> from pure_sgd.tree.traversal import children
-        >>> children({"a": 1})
-        [("['a']", 1)]
-    """
-    # Plain Python rather than an optree accessor, because masks are resolved while a step is traced.
-    if not is_node(node):
-        return []
+def _mapped(function: Callable[..., Any], node: Any, rest: Sequence[Any]) -> Any:
+    if isinstance(node, torch.Tensor) or not is_node(node):
+        return None if node is None else function(node, *rest)
+    for other in rest:
+        if len(other) != len(node):
+            raise ValueError(f"{len(other)} children in the place of {len(node)}")
     if isinstance(node, dict):
-        return [(f"[{key!r}]", node[key]) for key in _keys_in_order(node)]
-    if hasattr(node, "_fields"):
-        return [(f".{field}", getattr(node, field)) for field in node._fields]
-    return [(f"[{index}]", child) for index, child in enumerate(node)]
-
-
-def is_node(node: Any) -> bool:
-    """Whether ``node`` holds children, rather than being a leaf or None.
-
-    Example:
-        >>> from pure_sgd.tree.traversal import is_node
-        >>> is_node([1]), is_node(1)
-        (True, False)
-    """
-    # As for optree, an instance of another subclass of dict, list or tuple is a leaf.
-    return type(node) in (dict, OrderedDict, defaultdict, list, tuple) or (
-        isinstance(node, tuple) and hasattr(node, "_fields")
-    )
-
-
-def _keys_in_order(node: dict[Any, Any]) -> list[Any]:
-    """The keys of ``node`` in the order in which its leaves are traversed."""
-    if isinstance(node, OrderedDict):
-        return list(node)
-    try:
-        return sorted(node)
-    except TypeError:
-        pass
-    try:
-        return sorted(node, key=lambda key: (f"{type(key).__module__}.{type(key).__qualname__}", key))
-    except TypeError:
-        return list(node)
-
-
-def _refilled(node: Any, new: Iterator[Any]) -> Any:
-    if not is_node(node):
-        return None if node is None else next(new)
-    if isinstance(node, dict):
-        fresh = {key: _refilled(node[key], new) for key in _keys_in_order(node)}
+        fresh = {
+            key: _mapped(function, node[key], [other[key] for other in rest]) for key in keys_in_order(node)
+        }
         pairs = [(key, fresh[key]) for key in node]
         return (
             defaultdict(node.default_factory, pairs) if isinstance(node, defaultdict) else type(node)(pairs)
         )
-    fresh = [_refilled(child, new) for _, child in children(node)]
+    fresh = [_mapped(function, child, others) for child, *others in zip(node, *rest, strict=True)]
     return type(node)(*fresh) if hasattr(node, "_fields") else type(node)(fresh)
+
+
+def _refilled(node: Any, new: Sequence[Any]) -> Any:
+    left = iter(new)
+    return _mapped(lambda _: next(left), node, ())
 
 
 def _walk_leaves(tree: Tree, path: str) -> Iterator[tuple[str, Any]]:
     for where, node in walk(tree, path):
         if node is not None and not is_node(node):
             yield where, node
+
+
+def _flattened(tree: Tree) -> tuple[list[Any], Any]:
+    try:
+        return optree.tree_flatten(tree)
+    except RecursionError:
+        raise too_deep("tree") from None
+
+
+def _explain(error: Exception, tree: Tree, rest: tuple[Tree, ...]) -> None:
+    """Raise what is wrong with trees that do not go together; return where they do."""
+    if isinstance(error, RecursionError):
+        raise too_deep("tree") from None
+    if not isinstance(error, PureSGDError):
+        for index, other in enumerate(rest):
+            check_no_difference(other, tree, f"rest[{index}]", "tree")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ... import tree
+from ...arguments import typed
 from ...errors import PureSGDError, check_count
 from ...models.buffers import trainable, without_buffers
 from ..examples import Batch, ExampleLoss, Params, over_examples
@@ -17,6 +18,7 @@ from .directions import per_example_slopes
 __all__ = ["CovarianceSpectrum", "covariance_spectrum", "covariance_vector_product", "gradient_gram_matrix"]
 
 
+@typed
 def covariance_vector_product(example_loss: ExampleLoss) -> Callable[[Params, Batch, Params], Params]:
     """The unbiased gradient covariance of a batch times a vector: ``f(params, batch, vector)``.
 
@@ -45,6 +47,7 @@ def covariance_vector_product(example_loss: ExampleLoss) -> Callable[[Params, Ba
     return product
 
 
+@typed
 def gradient_gram_matrix(
     example_loss: ExampleLoss, chunk_size: int | None = None
 ) -> Callable[[Params, Batch], torch.Tensor]:
@@ -104,6 +107,7 @@ class CovarianceSpectrum(NamedTuple):
     trace: torch.Tensor  # shape (): the sum of all eigenvalues
 
 
+@typed
 def covariance_spectrum(
     example_loss: ExampleLoss, k: int, chunk_size: int | None = None
 ) -> Callable[[Params, Batch], CovarianceSpectrum]:

@@ -8,16 +8,18 @@ from typing import NamedTuple
 import torch
 
 from ... import tree
+from ...arguments import typed
 from ...errors import PureSGDError, check_count
 from ...models.buffers import trainable, without_buffers
 from ..examples import Batch, ExampleLoss, Params, over_examples
 from ..norms import per_example_grad_norms
 from ..risk import empirical_risk
-from ..value_and_grad import value_and_grad
+from ..value_and_grad import check_differentiable, value_and_grad
 
 __all__ = ["TopExamples", "per_example_cosines", "per_example_slopes", "top_examples"]
 
 
+@typed
 def per_example_slopes(example_loss: ExampleLoss) -> Callable[[Params, Batch, Params], torch.Tensor]:
     """The inner product of every example's gradient with a direction: ``f(params, batch, direction)``, (B,).
 
@@ -39,6 +41,7 @@ def per_example_slopes(example_loss: ExampleLoss) -> Callable[[Params, Batch, Pa
     def slopes(params: Params, batch: Batch, direction: Params) -> torch.Tensor:
         loss, params = without_buffers(example_loss, params)
         direction = trainable(direction)
+        check_differentiable(params)
         tree.check_like(direction, params, "direction", "params")
         found, rebuild = tree.flatten(params)
 
@@ -52,6 +55,7 @@ def per_example_slopes(example_loss: ExampleLoss) -> Callable[[Params, Batch, Pa
     return slopes
 
 
+@typed
 def per_example_cosines(example_loss: ExampleLoss) -> Callable[[Params, Batch], torch.Tensor]:
     """The cosine of every example's gradient with the mean gradient: ``f(params, batch)``, (B,).
 
@@ -85,6 +89,7 @@ class TopExamples(NamedTuple):
     indices: torch.Tensor  # int64, (k,): their places in the batch
 
 
+@typed
 def top_examples(norms: torch.Tensor, k: int) -> TopExamples:
     """The ``k`` examples of a batch with the largest gradients, from ``per_example_grad_norms``.
 

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from ... import tree
+from ...arguments import typed
 from ...errors import PureSGDError, check_count, check_hyperparameter
 
 __all__ = ["minibatch_variance"]
 
 
+@typed
 def minibatch_variance(
     variance: Any, batch_size: Any, population: int | None = None, *, replacement: bool = False
 ) -> Any:

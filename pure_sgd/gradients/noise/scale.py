@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ... import tree
+from ...arguments import typed
 from ...errors import PureSGDError
 from ..moments import GradientMoments
 
@@ -22,6 +23,7 @@ class NoiseScale(NamedTuple):
     simple: torch.Tensor  # their ratio, in examples
 
 
+@typed
 def noise_scale(moments: GradientMoments) -> NoiseScale:
     """The simple noise scale of one batch, from the spread of its per-example gradients.
 
@@ -46,6 +48,7 @@ def noise_scale(moments: GradientMoments) -> NoiseScale:
     return NoiseScale(trace, signal, trace / signal)
 
 
+@typed
 def noise_scale_from_batch_sizes(
     small_sq_norm: Any, large_sq_norm: Any, small_batch_size: Any, large_batch_size: Any
 ) -> NoiseScale:
@@ -80,6 +83,7 @@ def noise_scale_from_batch_sizes(
     return NoiseScale(trace, signal, trace / signal)
 
 
+@typed
 def critical_batch_size(scales: Sequence[NoiseScale] | NoiseScale) -> torch.Tensor:
     """The batch size at which noise and signal are equal, from noise scales measured on several batches.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ... import tree
+from ...arguments import typed
 from ..moments import GradientMoments
 
 __all__ = [
@@ -25,6 +26,7 @@ class SignalToNoise(NamedTuple):
     tree: torch.Tensor  # shape ()
 
 
+@typed
 def gradient_signal_to_noise(moments: GradientMoments) -> SignalToNoise:
     """The gradient signal-to-noise ratio of every parameter, every leaf and the whole tree.
 
@@ -52,6 +54,7 @@ def gradient_signal_to_noise(moments: GradientMoments) -> SignalToNoise:
     )
 
 
+@typed
 def gradient_diversity(moments: GradientMoments) -> torch.Tensor:
     """The gradient diversity of a batch: how far its gradients point different ways, shape ``()``.
 
@@ -72,6 +75,7 @@ def gradient_diversity(moments: GradientMoments) -> torch.Tensor:
     return sum_of_squares / (moments.count**2 * squared_mean)
 
 
+@typed
 def empirical_fisher_diagonal(moments: GradientMoments) -> Any:
     """The diagonal of the empirical Fisher matrix: the mean squared gradient, a tree like ``params``.
 

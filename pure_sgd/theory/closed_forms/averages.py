@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...arguments import typed
 from .descent import sgd_variance
 from .numbers import Numbers, decays, geometric_sum, not_negative, positive
 
@@ -17,6 +18,7 @@ __all__ = [
 ]
 
 
+@typed
 def ema_variance_factor(learning_rate: Numbers, decay: Numbers, curvature: Numbers) -> torch.Tensor:
     """What averaging multiplies the long-run variance of SGD by: exactly.
 
@@ -44,6 +46,7 @@ def ema_variance_factor(learning_rate: Numbers, decay: Numbers, curvature: Numbe
     return torch.where(a > -1, factor, torch.nan)
 
 
+@typed
 def polyak_variance(
     learning_rate: Numbers, curvature: Numbers, noise: Numbers, steps: Numbers
 ) -> torch.Tensor:
@@ -80,6 +83,7 @@ class MeanEstimationRisk(NamedTuple):
     decaying: torch.Tensor  # the last parameter at the learning rate 1 / k: the mean of all samples
 
 
+@typed
 def mean_estimation_risk(
     learning_rate: Numbers, variance: Numbers, steps: Numbers, start: Numbers = 0.0
 ) -> MeanEstimationRisk:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...arguments import typed
 from .descent import sgd_variance
 from .numbers import Numbers, not_negative, positive, within
 
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 
+@typed
 def preconditioned_convergence_rate(
     learning_rate: Numbers, power: Numbers, curvature: Numbers
 ) -> torch.Tensor:
@@ -40,6 +42,7 @@ def preconditioned_convergence_rate(
     return (1 - rate * h ** (1 - p)).abs()
 
 
+@typed
 def preconditioned_variance_factor(
     learning_rate: Numbers, power: Numbers, curvature: Numbers
 ) -> torch.Tensor:
@@ -67,6 +70,7 @@ def preconditioned_variance_factor(
     return own / torch.where(rate * h < 2, sgd_variance(rate, h, 1.0), torch.nan)
 
 
+@typed
 def weight_decay_condition_number(curvature: Numbers, weight_decay: Numbers) -> torch.Tensor:
     """The condition number that weight decay leaves.
 
@@ -90,6 +94,7 @@ def weight_decay_condition_number(curvature: Numbers, weight_decay: Numbers) -> 
     return (h.max() + decay) / (h.min() + decay)
 
 
+@typed
 def weight_decay_optimum(curvature: Numbers, weight_decay: Numbers, optimum: Numbers) -> torch.Tensor:
     """Where weight decay moves the optimum: towards 0, the more the flatter the direction.
 

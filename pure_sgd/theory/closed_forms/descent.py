@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...arguments import typed
 from .numbers import Numbers, geometric_sum, not_negative, positive
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
 ]
 
 
+@typed
 def sgd_convergence_rate(learning_rate: Numbers, curvature: Numbers) -> torch.Tensor:
     """What one step of SGD multiplies the expected error by.
 
@@ -35,6 +37,7 @@ def sgd_convergence_rate(learning_rate: Numbers, curvature: Numbers) -> torch.Te
     return (1 - rate * h).abs()
 
 
+@typed
 def sgd_variance(
     learning_rate: Numbers, curvature: Numbers, noise: Numbers, steps: Numbers | None = None
 ) -> torch.Tensor:
@@ -60,6 +63,7 @@ def sgd_variance(
     return rate**2 * c * geometric_sum((1 - rate * h) ** 2, steps)
 
 
+@typed
 def noise_ball_radius(
     learning_rate: Numbers, curvature: Numbers, noise: Numbers, batch_size: Numbers = 1
 ) -> torch.Tensor:
@@ -84,6 +88,7 @@ def noise_ball_radius(
     return sgd_variance(learning_rate, curvature, c / b).sqrt()
 
 
+@typed
 def inverse_time_decay_variance(
     learning_rate: Numbers, decay_rate: Numbers, curvature: Numbers, noise: Numbers, steps: Numbers
 ) -> torch.Tensor:

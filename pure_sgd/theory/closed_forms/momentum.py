@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...arguments import typed
 from .numbers import Numbers, decays, positive
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
 ]
 
 
+@typed
 def momentum_convergence_rate(learning_rate: Numbers, momentum: Numbers, curvature: Numbers) -> torch.Tensor:
     """What one step of heavy-ball momentum multiplies the expected error by, in the long run: exactly.
 
@@ -44,6 +46,7 @@ def momentum_convergence_rate(learning_rate: Numbers, momentum: Numbers, curvatu
     return torch.where(real, overdamped, beta.sqrt())
 
 
+@typed
 def overdamped_convergence_rate(
     learning_rate: Numbers, momentum: Numbers, curvature: Numbers
 ) -> torch.Tensor:
@@ -71,6 +74,7 @@ def overdamped_convergence_rate(
     return 1 - rate * h / (1 - beta)
 
 
+@typed
 def momentum_variance_factor(learning_rate: Numbers, momentum: Numbers, curvature: Numbers) -> torch.Tensor:
     """How many times the long-run variance of SGD momentum has, at the same learning rate: exactly.
 
@@ -100,6 +104,7 @@ def momentum_variance_factor(learning_rate: Numbers, momentum: Numbers, curvatur
     return torch.where(x < 2, factor, torch.nan)
 
 
+@typed
 def momentum_variance_bound(momentum: Numbers) -> torch.Tensor:
     """The factor that is often quoted for the variance of momentum: an upper bound.
 

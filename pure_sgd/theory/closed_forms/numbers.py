@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...errors import check_hyperparameter
+from ...errors import PureSGDError, check_hyperparameter
 
 #: A number or a tensor of any shape.
 Numbers = Any
@@ -36,7 +36,26 @@ def within(where: str, bounds: dict[str, Any], **values: Numbers) -> list[torch.
     for name, value in values.items():
         if not isinstance(value, torch.Tensor):
             check_hyperparameter(where, name, value, **bounds)
-    return [torch.as_tensor(value, dtype=torch.float64) for value in values.values()]
+        if callable(value):
+            raise PureSGDError(where, f"{name} is a function", "Pass a number or a tensor")
+    found = [torch.as_tensor(value, dtype=torch.float64) for value in values.values()]
+    check_together(where, dict(zip(values, found, strict=True)))
+    return found
+
+
+def check_together(where: str, values: dict[str, torch.Tensor]) -> None:
+    """Check that tensors broadcast with each other, here where curves are drawn over grids.
+
+    Raises:
+        PureSGDError: names their shapes.
+    """
+    try:
+        torch.broadcast_shapes(*[value.shape for value in values.values()])
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
+        raise PureSGDError(
+            where, f"{shapes} do not go together", "Pass numbers, or tensors of shapes that broadcast"
+        ) from None
 
 
 def geometric_sum(ratio: torch.Tensor, terms: Numbers | None) -> torch.Tensor:

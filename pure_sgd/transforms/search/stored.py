@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ... import tree
+from ...arguments import typed
 from ...errors import PureSGDError
 from ...gradients import value_and_grad
 from ..contract import Params, State, Updates
@@ -20,6 +21,7 @@ __all__ = ["value_and_grad_from_state"]
 SEARCHES = (ScaleByBacktrackingLinesearchState, ScaleByZoomLinesearchState)
 
 
+@typed
 def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tuple[torch.Tensor, Updates]]:
     """``value_and_grad(value_fn)``, taken from the state where a line search has left it there.
 

@@ -1,0 +1,256 @@
+"""What may be passed: the plain annotations of a function, held to what they say."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sysconfig
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from .errors import PureSGDError, shown
+
+__all__ = ["FOREIGN", "called", "check_arguments", "factory", "raise_told", "typed"]
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Test = Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)) or (
+        isinstance(value, torch.Tensor) and not value.ndim
+    )
+
+
+def _is_sequence(value: Any) -> bool:
+    named = isinstance(value, (str, bytes, Mapping))
+    return isinstance(value, (Sequence, torch.Tensor)) or (hasattr(value, "__len__") and not named)
+
+
+#: By the first word of an annotation: whether a value is of its kind.
+KINDS: dict[str, Test] = {
+    "bool": lambda value: isinstance(value, bool),
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": _is_number,
+    "str": lambda value: isinstance(value, str),
+    "None": lambda value: value is None,
+    "torch.Tensor": lambda value: isinstance(value, torch.Tensor),
+    "nn.Module": lambda value: isinstance(value, torch.nn.Module),
+    "torch.dtype": lambda value: isinstance(value, torch.dtype),
+    "os.PathLike": lambda value: isinstance(value, PathLike),
+    "Callable": callable,
+    "ExampleLoss": callable,
+    "Step": callable,
+    "Sequence": _is_sequence,
+    "Mapping": lambda value: isinstance(value, Mapping),
+    "Iterable": lambda value: isinstance(value, (Iterable, torch.Tensor)),
+}
+#: What Python and torch raise where an argument is not what they expect.
+FOREIGN = (ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
+PACKAGE, LIBRARY = str(Path(__file__).parent), sysconfig.get_paths()["stdlib"]
+SENTENCES = {
+    "int": ("an int", "a whole number"),
+    "bool": ("a bool", "True or False"),
+    "str": ("a str", "one"),
+}
+
+
+def typed(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Decorate a function that is not called in a step: its arguments are of the kinds that it names.
+
+    Raises:
+        PureSGDError: when it is called with others, or fails on what it is given.
+
+    Example:
+        >>> from pure_sgd.arguments import typed
+        >>> @typed
+        ... def twice(text: str) -> str:
+        ...     return 2 * text
+        >>> twice(3)
+        Traceback (most recent call last):
+        pure_sgd.errors.PureSGDError: twice: text=3 is of type int, expected a str. Pass text as one.
+    """
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Result:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        check_arguments(function, args, kwargs)
+        try:
+            return function(*args, **kwargs)
+        except FOREIGN as error:
+            raise_told(error, function, args, kwargs)
+            raise
+
+    return checked
+
+
+def factory(function: Callable[P, Result]) -> Callable[P, Result]:
+    """As :func:`typed`, for a function that only makes something: its own words come first.
+
+    Raises:
+        PureSGDError: when it is called with arguments of other kinds, or fails on what it is given.
+
+    Example:
+        >>> from pure_sgd.arguments import factory
+        >>> @factory
+        ... def named(name: str) -> str:
+        ...     return "the " + name
+        >>> named(3)
+        Traceback (most recent call last):
+        pure_sgd.errors.PureSGDError: named: name=3 is of type int, expected a str. Pass name as one.
+    """
+
+    @functools.wraps(function)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Result:
+        return called(function, *args, **kwargs)
+
+    return made
+
+
+def called(function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    """What a factory makes, and the sentence about its arguments where it makes nothing.
+
+    Raises:
+        PureSGDError: its own, or as :func:`check_arguments`.
+
+    Example:
+        >>> from pure_sgd.arguments import called
+        >>> called(round, 1.5)
+        2
+    """
+    if torch.compiler.is_compiling():
+        return function(*args, **kwargs)
+    try:
+        made = function(*args, **kwargs)
+    except PureSGDError:
+        raise
+    except FOREIGN as error:
+        check_arguments(function, args, kwargs)
+        raise_told(error, function, args, kwargs)
+        raise
+    check_arguments(function, args, kwargs)
+    return made
+
+
+def raise_told(
+    error: Exception, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Raise what torch or Python complains of as a sentence that shows the arguments.
+
+    What a function of the caller's has raised is left as it is, and so is a call that does not bind.
+
+    Raises:
+        PureSGDError: from ``error``.
+
+    Example:
+        >>> from pure_sgd.arguments import raise_told
+        >>> raise_told(KeyError("w"), print, (), {})
+    """
+    # An assertion inside torch says nothing of the arguments.
+    if isinstance(error, PureSGDError) or "INTERNAL ASSERT" in str(error) or not _is_ours(error):
+        return
+    names, _ = _expected(function)
+    given = [*zip(names, args, strict=False), *kwargs.items()]
+    words = ", ".join(f"{name}={_described(value)}" for name, value in given)
+    told = " ".join(str(error).split())[:200] or type(error).__name__
+    remedy = "Pass arguments as its docstring describes them"
+    raise PureSGDError(
+        getattr(function, "__name__", "call"), f"cannot take {words}: {told}", remedy
+    ) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it came up in this package, or in what this package called."""
+    last, depth, trace = "", 0, error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        depth += 1
+        foreign = "site-packages" in name or name.startswith(("<", LIBRARY))
+        if name.startswith(PACKAGE) or not foreign:
+            last = name
+        trace = trace.tb_next
+    return depth > 1 and last.startswith(PACKAGE)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return shown(value)
+
+
+def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Check the arguments of a call against the plain annotations of ``function``; others are not looked at.
+
+    Raises:
+        PureSGDError: names the first argument of another kind.
+
+    Example:
+        >>> from pure_sgd.arguments import check_arguments
+        >>> def wait(seconds: "float") -> None: ...
+        >>> check_arguments(wait, (1.5,), {})
+    """
+    names, expected = _expected(function)
+    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+        if name not in expected:
+            continue
+        default, annotation, tests = expected[name]
+        if value is default or any(test(value) for test in tests):
+            continue
+        kind, wanted = SENTENCES.get(annotation, (annotation, "one"))
+        raise PureSGDError(
+            getattr(function, "__name__", "call"),
+            f"{name}={shown(value)} is of type {type(value).__name__}, expected {kind}",
+            f"Pass {name} as {wanted}",
+        )
+
+
+@functools.cache
+def _expected(
+    function: Callable[..., Any],
+) -> tuple[list[str], dict[str, tuple[Any, str, list[Test]]]]:
+    """The names of the arguments, and of those of plain kinds the default, annotation and tests."""
+    parameters = inspect.signature(function).parameters
+    expected: dict[str, tuple[Any, str, list[Test]]] = {}
+    for name, parameter in parameters.items():
+        variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        tests = [] if variable else _tests(str(parameter.annotation), function)
+        if tests:
+            expected[name] = (parameter.default, str(parameter.annotation), tests)
+    return list(parameters), expected
+
+
+def _tests(annotation: str, function: Callable[..., Any]) -> list[Test]:
+    """One test for each alternative of an annotation; none where one of them is of no plain kind."""
+    tests: list[Test] = []
+    words = _alternatives(annotation)
+    if {"float", "Callable"} <= {*words}:
+        return []  # a hyperparameter, which check_hyperparameter knows
+    for word in words:
+        kind: Any = getattr(function, "__globals__", {}).get(word)
+        # Any of typing is a class too, and torch's own are looked at where they matter.
+        ours = isinstance(kind, type) and kind.__module__.startswith(__package__ or "")
+        test = KINDS.get(word) or (functools.partial(_is_instance, kind) if ours else None)
+        if test is None:
+            return []
+        tests.append(test)
+    return tests
+
+
+def _is_instance(kind: type, value: Any) -> bool:
+    return isinstance(value, kind)
+
+
+def _alternatives(annotation: str) -> list[str]:
+    """The words between the bars of an annotation, without what stands in brackets."""
+    depth, plain = 0, ""
+    for letter in annotation:
+        depth += (letter == "[") - (letter == "]")
+        if not depth and letter != "]":
+            plain += letter
+    return [word.strip() for word in plain.split("|")]
