@@ -28,6 +28,9 @@ from .watching import SKIPPED, Place, Policy, Watch, first_bad_update, rows_of
 
 __all__ = ["FitResult", "fit"]
 
+#: What the progress bar shows besides the losses.
+SHOWN = ("learning_rate", SKIPPED)
+
 
 class FitResult(NamedTuple):
     """What :func:`fit` returns."""
@@ -176,11 +179,11 @@ def fit(
         window.clear()
         for name, value in record.items():
             history.setdefault(name, []).append(value)
-        bar.set_postfix(
-            {name: f"{value:.4g}" for name, value in record.items() if "loss" in name or name == SKIPPED}
-        )
-        for callback in callbacks:
-            callback(record, state)
+        shown = {name: value for name, value in record.items() if "loss" in name or name in SHOWN}
+        bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+        with tqdm.external_write_mode():  # what a callback prints goes above the bar
+            for callback in callbacks:
+                callback(record, state)
         if extra_args:
             extra = extra_args(record)
         if checkpoint_every is None:
