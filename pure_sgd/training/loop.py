@@ -24,7 +24,7 @@ from .resuming import Interruption, Run, load_run, saving_runs, signals_wait
 from .rewinding import Rewound
 from .state import TrainState, init_train_state
 from .step import Step, make_step
-from .watching import SKIPPED, Place, Policy, Watch, first_bad_update, rows_of
+from .watching import SKIPPED, Place, Policy, Watch, first_bad_update
 
 __all__ = ["FitResult", "fit"]
 
@@ -156,15 +156,14 @@ def fit(
     extra = extra_args(_last(history)) if extra_args else {}
 
     def trace(until: int) -> tuple[FaultyStep, Place] | None:
-        if extra_args or rows is None:
+        if extra_args or source.rows is None:
             return None  # others, or other batches, may come the second time
         start = init_train_state(params, tx)
         run = load_run(checkpoint, start, setting) if checkpoint is not None else None
         return first_bad_update(step, source, run or Run(start, 0, 0, 0, {}, []), until, watch)
 
-    rows = rows_of(data, batch_size, seed, replacement, order)
     by_example = detect == "example"
-    watch = Watch(nonfinite, loss, tx, has_aux, by_example, checkpoint, setting, rows, trace)
+    watch = Watch(nonfinite, loss, tx, has_aux, by_example, checkpoint, setting, source.rows, trace)
 
     def save() -> None:
         if checkpoint is not None:

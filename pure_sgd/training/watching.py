@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from .. import tree
-from ..data import BatchSource, batch_source
+from ..data import BatchSource
 from ..errors import PureSGDError
 from ..transforms import GradientTransformation
 from .faults import KEPT, Fault, find_fault, is_faulty, unfinite_leaves
@@ -22,7 +22,7 @@ from .resuming import Run
 from .state import TrainState
 from .step import Metrics, Step
 
-__all__ = ["SKIPPED", "NonFiniteError", "Place", "Policy", "Watch", "first_bad_update", "rows_of"]
+__all__ = ["SKIPPED", "NonFiniteError", "Place", "Policy", "Watch", "first_bad_update"]
 
 Policy = Literal["stop", "skip", "allow"]
 MOST_NAMED = 8
@@ -88,7 +88,7 @@ class Watch:
     by_example: bool = True
     directory: str | os.PathLike[str] | None = None  # of the run's checkpoints
     setting: dict[str, Any] = field(default_factory=dict[str, Any])
-    rows_of: Callable[[Place], list[int]] | None = None  # None: the data is not in memory
+    rows: Callable[..., Iterable[torch.Tensor]] | None = None  # as of BatchSource
     trace: Callable[[int], tuple[FaultyStep, Place] | None] = lambda until: None
 
     def settled(
@@ -132,7 +132,7 @@ class Watch:
         fault = find_fault(
             self.loss, self.tx, state, batch, has_aux=self.has_aux, by_example=self.by_example, **extra
         )
-        rows = None if self.rows_of is None else self.rows_of(place)
+        rows = None if self.rows is None else next(iter(self.rows(place.epoch, place.batch))).tolist()
         step = int(state.step)
         told = [f"step {step} (epoch {place.epoch}, batch {place.batch}) is not finite: {_told(fault, rows)}"]
         metadata = {**self.setting, **place._asdict(), "rows": rows, "fault": fault and fault._asdict()}
@@ -150,33 +150,6 @@ class Watch:
         if self.directory is None:
             return Path(tempfile.mkdtemp(prefix="pure_sgd_fault_"))
         return Path(self.directory) / "faults" / f"step_{step}"
-
-
-def rows_of(
-    data: Any,
-    batch_size: int | None,
-    seed: int,
-    replacement: bool,
-    order: Callable[[int], Any] | None,
-) -> Callable[[Place], list[int]] | None:
-    """Which examples a batch of data in memory holds; None of data that is not.
-
-    Example:
-        >>> import torch
-        >>> from pure_sgd.training.watching import Place, rows_of
-        >>> rows_of((torch.ones(5),), 2, 0, False, None)(Place(epoch=0, batch=1))
-        [1, 3]
-    """
-    tensors = isinstance(data, (torch.Tensor, dict, tuple))
-    if not tensors or not all(isinstance(leaf, torch.Tensor) for leaf in tree.leaves(data)):
-        return None
-
-    def rows(place: Place) -> list[int]:
-        numbers = torch.arange(tree.batch_length(data, "data"))
-        source = batch_source(numbers, batch_size, seed, replacement, order)
-        return next(iter(source.epoch(place.epoch, place.batch))).tolist()
-
-    return rows
 
 
 def first_bad_update(
