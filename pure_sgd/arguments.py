@@ -6,13 +6,13 @@ import functools
 import inspect
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from .errors import PureSGDError, shown
+from .hints import alternatives, hints
 
 __all__ = ["FOREIGN", "called", "check_arguments", "factory", "raise_told", "typed"]
 
@@ -32,27 +32,23 @@ def _is_sequence(value: Any) -> bool:
     return isinstance(value, (Sequence, torch.Tensor)) or (hasattr(value, "__len__") and not named)
 
 
-#: By the first word of an annotation: whether a value is of its kind.
-KINDS: dict[str, Test] = {
-    "bool": lambda value: isinstance(value, bool),
-    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "float": _is_number,
-    "str": lambda value: isinstance(value, str),
-    "None": lambda value: value is None,
-    "torch.Tensor": lambda value: isinstance(value, torch.Tensor),
-    "nn.Module": lambda value: isinstance(value, torch.nn.Module),
-    "torch.dtype": lambda value: isinstance(value, torch.dtype),
-    "os.PathLike": lambda value: isinstance(value, PathLike),
-    "Callable": callable,
-    "ExampleLoss": callable,
-    "Step": callable,
-    "Sequence": _is_sequence,
-    "Mapping": lambda value: isinstance(value, Mapping),
-    "Iterable": lambda value: isinstance(value, (Iterable, torch.Tensor)),
+#: Where to be an instance of it is not what an annotation asks for.
+KINDS: dict[Any, Test] = {
+    int: lambda value: isinstance(value, int) and not isinstance(value, bool),
+    float: _is_number,
+    tuple: _is_sequence,
+    Callable: callable,
+    Sequence: _is_sequence,
+    Iterable: lambda value: isinstance(value, (Iterable, torch.Tensor)),
 }
+#: Packages whose classes are looked at.
+KNOWN = {__package__, "builtins", "collections", "os", "torch"}
 #: What Python and torch raise where an argument is not what they expect.
 FOREIGN = (ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
+#: Words of what says nothing of the arguments: an assertion inside torch, and another rank that is gone.
+FAR = ("INTERNAL ASSERT", "gloo", "NCCL")
 PACKAGE, LIBRARY = str(Path(__file__).parent), sysconfig.get_paths()["stdlib"]
+WATCHING = {"__torch_dispatch__", "__torch_function__"}
 SENTENCES = {
     "int": ("an int", "a whole number"),
     "bool": ("a bool", "True or False"),
@@ -152,17 +148,13 @@ def raise_told(
         >>> from pure_sgd.arguments import raise_told
         >>> raise_told(KeyError("w"), print, (), {})
     """
-    # An assertion inside torch says nothing of the arguments.
-    if isinstance(error, PureSGDError) or "INTERNAL ASSERT" in str(error) or not _is_ours(error):
+    if isinstance(error, PureSGDError) or any(word in str(error) for word in FAR) or not _is_ours(error):
         return
-    names, _ = _expected(function)
-    given = [*zip(names, args, strict=False), *kwargs.items()]
-    words = ", ".join(f"{name}={_described(value)}" for name, value in given)
+    given = [*zip(inspect.signature(function).parameters, args, strict=False), *kwargs.items()]
+    words = ", ".join(f"{name}={_described(value)}" for name, value in given if name != "self")
     told = " ".join(str(error).split())[:200] or type(error).__name__
     remedy = "Pass arguments as its docstring describes them"
-    raise PureSGDError(
-        getattr(function, "__name__", "call"), f"cannot take {words}: {told}", remedy
-    ) from error
+    raise PureSGDError(_name_of(function), f"cannot take {words}: {told}", remedy) from error
 
 
 def _is_ours(error: Exception) -> bool:
@@ -170,12 +162,20 @@ def _is_ours(error: Exception) -> bool:
     last, depth, trace = "", 0, error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
+        if trace.tb_frame.f_code.co_name in WATCHING:
+            break  # what torch calls for an operation that stands further up
         depth += 1
         foreign = "site-packages" in name or name.startswith(("<", LIBRARY))
         if name.startswith(PACKAGE) or not foreign:
             last = name
         trace = trace.tb_next
     return depth > 1 and last.startswith(PACKAGE)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """What a caller knows it by: a class by its own name, a method by both."""
+    name = getattr(function, "__qualname__", "call").rpartition("<locals>.")[2]
+    return name.removesuffix(".__init__").removesuffix(".__post_init__")
 
 
 def _described(value: Any) -> str:
@@ -196,7 +196,9 @@ def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: M
         >>> check_arguments(wait, (1.5,), {})
     """
     names, expected = _expected(function)
-    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+    by_position = dict(zip(names, args, strict=False))
+    # What is taken by position alone leaves its name to others.
+    for name, value in {**by_position, **kwargs, **by_position}.items():
         if name not in expected:
             continue
         default, annotation, tests = expected[name]
@@ -204,53 +206,40 @@ def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: M
             continue
         kind, wanted = SENTENCES.get(annotation, (annotation, "one"))
         raise PureSGDError(
-            getattr(function, "__name__", "call"),
+            _name_of(function),
             f"{name}={shown(value)} is of type {type(value).__name__}, expected {kind}",
             f"Pass {name} as {wanted}",
         )
 
 
 @functools.cache
-def _expected(
-    function: Callable[..., Any],
-) -> tuple[list[str], dict[str, tuple[Any, str, list[Test]]]]:
+def _expected(function: Callable[..., Any]) -> tuple[list[str], dict[str, tuple[Any, str, list[Test]]]]:
     """The names of the arguments, and of those of plain kinds the default, annotation and tests."""
-    parameters = inspect.signature(function).parameters
+    parameters, meant = inspect.signature(function).parameters, hints(function)
     expected: dict[str, tuple[Any, str, list[Test]]] = {}
     for name, parameter in parameters.items():
         variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        tests = [] if variable else _tests(str(parameter.annotation), function)
-        if tests:
-            expected[name] = (parameter.default, str(parameter.annotation), tests)
+        if not variable and (tests := _tests(meant[name])):
+            written = parameter.annotation
+            told = written if isinstance(written, str) else inspect.formatannotation(written)
+            expected[name] = (parameter.default, told, tests)
     return list(parameters), expected
 
 
-def _tests(annotation: str, function: Callable[..., Any]) -> list[Test]:
-    """One test for each alternative of an annotation; none where one of them is of no plain kind."""
-    tests: list[Test] = []
-    words = _alternatives(annotation)
-    if {"float", "Callable"} <= {*words}:
+def _tests(hint: Any) -> list[Test]:
+    """One test for each alternative of a hint; none where one of them is of no plain kind."""
+    kinds = alternatives(hint)
+    if {float, Callable} <= {*kinds}:
         return []  # a hyperparameter, which check_hyperparameter knows
-    for word in words:
-        kind: Any = getattr(function, "__globals__", {}).get(word)
-        # Any of typing is a class too, and torch's own are looked at where they matter.
-        ours = isinstance(kind, type) and kind.__module__.startswith(__package__ or "")
-        test = KINDS.get(word) or (functools.partial(_is_instance, kind) if ours else None)
-        if test is None:
-            return []
-        tests.append(test)
-    return tests
+    tests = [KINDS.get(kind) or _instance_of(kind) for kind in kinds]
+    return [test for test in tests if test] if all(tests) else []
+
+
+def _instance_of(kind: Any) -> Test | None:
+    # Any of typing is a class too.
+    known = isinstance(kind, type) and kind.__module__.split(".")[0] in KNOWN
+    return functools.partial(_is_instance, kind) if known else None
 
 
 def _is_instance(kind: type, value: Any) -> bool:
     return isinstance(value, kind)
-
-
-def _alternatives(annotation: str) -> list[str]:
-    """The words between the bars of an annotation, without what stands in brackets."""
-    depth, plain = 0, ""
-    for letter in annotation:
-        depth += (letter == "[") - (letter == "]")
-        if not depth and letter != "]":
-            plain += letter
-    return [word.strip() for word in plain.split("|")]

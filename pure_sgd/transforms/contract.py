@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeAlias
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 
 from .. import tree
 from ..arguments import FOREIGN, called, raise_told, typed
 from ..errors import PureSGDError
+from ..hints import Hyperparameter, alternatives, hints
 from ..recipe import Recipe
 from ..schedules import value_at
 
@@ -30,11 +30,6 @@ P = ParamSpec("P")
 Params = Any
 Updates = Any
 State = Any
-
-#: A number, a 0-d tensor or a schedule. An argument annotated with it may be any of the three in every
-#: factory that carries ``@transformation``; the factory itself only ever sees a number or a tensor.
-#: Any for the type checker, because inside the factory arithmetic must be allowed.
-Hyperparameter: TypeAlias = Any
 
 
 class GradientTransformation(NamedTuple):
@@ -114,8 +109,9 @@ def transformation(
 ) -> Callable[P, GradientTransformation]:
     """Decorate a factory: its result reads as the call, and its hyperparameters may be schedules.
 
-    Each argument annotated ``Hyperparameter`` may be given as a schedule: then ``factory`` is called
-    again at every step with the values there, and the state is a :class:`ScheduledState`.
+    Each argument annotated ``Hyperparameter``, or ``Hyperparameter | None``, may be given as a schedule:
+    then ``factory`` is called again at every step with the values there, and the state is a
+    :class:`ScheduledState`.
 
     Example:
         >>> import torch
@@ -126,10 +122,10 @@ def transformation(
         >>> tx.init(torch.zeros(2)).hyperparams
         {'decay': tensor(0.5000, dtype=torch.float64)}
     """
-    parameters = inspect.signature(factory).parameters
-    names = list(parameters)
+    meant = hints(factory)
+    names = list(meant)
     again: Callable[..., GradientTransformation] = factory
-    schedulable = [name for name, p in parameters.items() if p.annotation == "Hyperparameter"]
+    schedulable = [name for name, hint in meant.items() if Hyperparameter in alternatives(hint)]
 
     @functools.wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:

@@ -12,6 +12,7 @@ import torch
 from .. import tree
 from ..arguments import typed
 from ..errors import PureSGDError, check_hyperparameter
+from ..hints import Hyperparameter, alternatives, hints
 from ..recipe import Recipe
 from ..schedules import as_real, value_at
 from .contract import (
@@ -78,7 +79,7 @@ def inject_hyperparams(
         >>> updates, state.hyperparams["learning_rate"]
         (tensor([-0.5000]), tensor(0.5000, dtype=torch.float64))
     """
-    signature = inspect.signature(inner_factory)
+    signature, meant = inspect.signature(inner_factory), hints(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     for name in sorted(static - signature.parameters.keys()):
         raise PureSGDError(
@@ -93,7 +94,7 @@ def inject_hyperparams(
         given = {
             name: value
             for name, value in bound.arguments.items()
-            if name not in static and _is_injected(signature.parameters[name], value)
+            if name not in static and _is_injected(meant[name], value)
         }
         tx = _injected(inner_factory, bound, given)
         return tx._replace(recipe=Recipe(make, args, kwargs))
@@ -210,15 +211,14 @@ def _injected(
     return GradientTransformation(init, update, extra_args_of(first), per_example=first.per_example)
 
 
-def _is_injected(parameter: inspect.Parameter, value: Any) -> bool:
+def _is_injected(hint: Any, value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         return value.is_floating_point() and not value.ndim
     if isinstance(value, float):
         return True
     # An int may be a count and a function a predicate: only the annotation tells.
-    annotation = str(parameter.annotation)
-    is_hyperparameter = (
-        parameter.annotation is parameter.empty or "Hyperparameter" in annotation or "float" in annotation
+    is_hyperparameter = any(
+        kind in (Hyperparameter, float, inspect.Parameter.empty) for kind in alternatives(hint)
     )
     return is_hyperparameter and not isinstance(value, bool) and (isinstance(value, int) or callable(value))
 
