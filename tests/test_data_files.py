@@ -99,6 +99,32 @@ def test_any_rows_are_those_in_memory(tmp_path, write):
     assert [int(y) for _, y in dataset] == list(range(300))
 
 
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="reads all files through maps")
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(
+    "rows, calls", [(range(170, 200), 2), ([5, 6, 7, 9, 10, 3], 3), ([8, 4, 2, 0], 4), ([7], 1)]
+)
+def test_neighbours_are_read_in_one_call_and_a_slow_disk_is_asked_for_all_at_once(
+    tmp_path, monkeypatch, rows, calls, cached
+):
+    monkeypatch.setattr(columns, "MOST_MAPPED", 0)
+    (files, _), _ = several_npy(tmp_path)
+    dataset = ps.data.from_files(files)
+    read, advised = [], []
+
+    def preadv(descriptor: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if flags and not cached:
+            raise BlockingIOError
+        read.extend([offset] * (not flags))
+        return os.readv(descriptor, buffers) if os.lseek(descriptor, offset, os.SEEK_SET) >= 0 else 0
+
+    monkeypatch.setattr(columns.os, "preadv", preadv)
+    monkeypatch.setattr(columns.os, "posix_fadvise", lambda *arguments: advised.append(arguments[1]))
+    assert torch.equal(dataset[list(rows)], X[list(rows)])
+    assert len(read) == calls
+    assert advised == ([] if cached or calls == 1 else read)
+
+
 @pytest.mark.parametrize("write", [npy, arrow, parquet_groups])
 @pytest.mark.parametrize("replacement", [False, True])
 def test_fit_gives_the_same_run_as_in_memory(tmp_path, write, replacement):
@@ -122,6 +148,16 @@ def test_worker_processes_open_the_files_for_themselves(tmp_path, write):
     for loader in (whole, collated):
         found = [y for _, y in loader]
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.usefixtures("access")
+def test_a_worker_reads_into_memory_that_it_shares(tmp_path, monkeypatch):
+    dataset = ps.data.from_files(*npy(tmp_path))
+    assert not any(leaf.is_shared() for leaf in dataset[[0, 2]])
+    monkeypatch.setattr(columns, "get_worker_info", lambda: "a worker")
+    assert all(leaf.is_shared() for leaf in dataset[[0, 2]])
+    assert torch.equal(dataset[[0, 2]][0], X[[0, 2]])
+    assert len(dataset[[]][0]) == 0
 
 
 def test_what_is_sent_to_another_process_is_names_and_sizes(tmp_path):
@@ -326,3 +362,24 @@ def test_nothing_is_unpickled(tmp_path):
     with pytest.raises(ps.PureSGDError, match="holds Python objects"):
         ps.data.from_files(written(tmp_path / "o.npy", np.array([Planted()], dtype=object)))
     assert not (tmp_path / "planted").exists()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_for_a_gpu_batches_are_pinned_and_moved_while_the_program_goes_on(tmp_path, monkeypatch, device):
+    pinned, moved = [], []
+
+    def memory(size: int, pin: bool) -> torch.Tensor:
+        pinned.append(pin)
+        return torch.empty(size, dtype=torch.uint8)
+
+    def to(leaf: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        moved.append((device.type, non_blocking))
+        return leaf
+
+    source = ps.data.batch_source(ps.data.from_files(*npy(tmp_path)), 300, device=torch.device(device))
+    monkeypatch.setattr(columns, "_memory", memory)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    ((_, y),) = source.epoch(0)
+    assert y.sum() == Y.sum()
+    assert pinned == [device == "cuda"] * 2
+    assert moved == [(device, device == "cuda")] * 2

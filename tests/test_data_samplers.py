@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import signal
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,3 +165,53 @@ def test_fit_tells_torchs_own_sampler_the_epoch():
 def test_a_wrong_argument_is_told(make, sentence):
     with pytest.raises(ps.PureSGDError, match=sentence):
         make()
+
+
+def share(kind: str, rank: int, ranks: int, seed: int = 5, batch_size: int = 12) -> DataLoader[Any]:
+    dataset: Any = TensorDataset(X[:48], Y[:48])
+    if kind == "batches":
+        return DataLoader(dataset, batch_sampler=BatchSampler(48, batch_size, seed, rank=rank, ranks=ranks))
+    return DataLoader(dataset, batch_size // ranks, sampler=Sampler(48, seed, rank=rank, ranks=ranks))
+
+
+def batches_of(
+    ranks: int, kind: str, folder: Path, after: Path | None = None, stop_at: int | None = None, **other: Any
+) -> list[list[float]]:
+    """What ranks see together that go on from what the first of ``after`` has saved.
+
+    They take turns here: the gradient of the loss is the same for all, whatever their rows.
+    """
+    results: list[list[list[float]]] = []
+    for rank in range(ranks):
+        seen: list[list[float]] = []
+
+        def loss(params: Any, batch: Any, seen: list[list[float]] = seen) -> torch.Tensor:
+            seen.append(batch[1].tolist())
+            if len(seen) == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            return params["w"].square().sum()
+
+        options: Any = {"epochs": 2, "progress": False, "compile": False, "resume": True}
+        if after is not None:
+            shutil.copytree(after / "0", folder / str(rank))
+        with suppress(KeyboardInterrupt):
+            data = share(kind, rank, ranks, **other)
+            ps.fit(loss, TX, PARAMS, data, checkpoint=folder / str(rank), **options)
+        results.append(seen)
+    return [sorted(itertools.chain(*rows)) for rows in zip(*results, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["batches", "examples"])
+@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("stop_at", [1, 4, 6])
+def test_a_run_goes_on_with_another_number_of_ranks_in_the_same_batches(tmp_path, kind, ranks, stop_at):
+    whole = batches_of(1, kind, tmp_path / "whole")
+    assert batches_of(2, kind, tmp_path / "begun", stop_at=stop_at) == whole[:stop_at]
+    assert batches_of(ranks, kind, tmp_path / "rest", after=tmp_path / "begun") == whole[stop_at:]
+
+
+@pytest.mark.parametrize("other", [{"seed": 6}, {"batch_size": 16}])
+def test_but_not_with_other_batches_of_all(tmp_path, other):
+    batches_of(2, "batches", tmp_path / "begun", stop_at=2)
+    with pytest.raises(ps.PureSGDError, match=r"data: has the order .* Resume with the same batches of all"):
+        batches_of(4, "batches", tmp_path / "rest", after=tmp_path / "begun", **other)

@@ -180,7 +180,7 @@ def test_the_order_is_made_on_the_device_asked_for():
         ),
         ({"batch_size": True}, "epoch_indices: batch_size=True is of type bool, expected an int."),
         ({"epoch": -1}, "epoch_indices: epoch=-1 is not at least 0. Pass a epoch at least 0."),
-        ({"seed": 0.5}, "epoch_indices: seed=0.5 is of type float, expected an int."),
+        ({"seed": 0.5}, "epoch_indices: seed=0.5 is of type float, expected int"),
         ({"seed": 2**64}, "epoch_indices: seed=18446744073709551616 is not from -92233720368547758"),
     ],
 )

@@ -158,3 +158,24 @@ def test_any_shape_and_integer_dtype():
 def test_what_names_no_example_is_an_error(i, n, seed, message):
     with pytest.raises(ps.PureSGDError, match=message):
         ps.permute_index(i, n, seed)
+
+
+def test_compiled_and_mapped_at_once_it_gives_the_same():
+    n, seeds = FEW + 4, torch.arange(3)
+    function = torch.func.vmap(lambda i, seed: ps.permute_index(i, n, seed), (None, 0))
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(torch.arange(n), seeds), orders(n, 3))
+    over_both = torch.compile(torch.func.vmap(function, (0, None)), backend="aot_eager", fullgraph=True)
+    assert torch.equal(over_both(torch.arange(n), seeds), orders(n, 3).T)
+
+
+def test_where_half_of_all_have_to_go_on_each_still_comes_once():
+    """A square table for 4 x 4 examples holds 16; asked for 9 of them, the others walk."""
+    key = ps.random.key(5)
+    words = ps.random.bits(key, (permutation.ROUNDS, 2))
+    index = torch.arange(9)
+    first = permutation._rounds(index, 4, 4, words)
+    walked = permutation._walk(first, words[:, :, None], 9, 4, 4)
+    assert (first >= 9).any()
+    assert torch.equal(walked.sort().values, index)
+    assert torch.equal(walked[first < 9], first[first < 9])

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from .. import random, tree
-from ..errors import PureSGDError
+from ..arguments import typed
+from ..errors import PureSGDError, check_count
 from .files import FileDataset
 from .order import check_sizes, epoch_windows
 from .samplers import BatchSampler, Sampler
@@ -30,6 +31,7 @@ class BatchSource(NamedTuple):
     rows: Callable[..., Iterable[torch.Tensor]] | None = None  # likewise: which examples they hold, if known
 
 
+@typed
 def take(data: Any, rows: Any) -> Any:
     """The examples ``rows`` of every leaf of ``data``.
 
@@ -42,6 +44,7 @@ def take(data: Any, rows: Any) -> Any:
     return tree.map(lambda leaf: leaf[rows], data)
 
 
+@typed
 def batch_source(
     data: Any,
     batch_size: int | None = None,
@@ -95,7 +98,11 @@ def batch_source(
         return (batch for window in windows for batch in window)
 
     def batches(epoch: int, start: int = 0) -> Iterator[Any]:
+        _check_place(epoch, start)
         for chosen in rows(epoch, start):
+            if not isinstance(chosen, torch.Tensor):
+                problem = f"gave a {type(chosen).__name__}, expected rows as an int64 tensor (B,)"
+                raise PureSGDError("order", problem, "Give one tensor of rows a batch")
             # The mean over all does not depend on their order: spare the copy.
             spared = whole and not isinstance(data, FileDataset)
             yield _moved(data if spared else taken(chosen), device)
@@ -103,6 +110,7 @@ def batch_source(
     return BatchSource(batches, -(-count // size) if order is None else len(list(order(0))), rows)
 
 
+@typed
 def train_test_split(data: Any, test_fraction: float = 0.2, seed: int = 0) -> tuple[Any, Any]:
     """Split the examples of ``data`` at random into ``(train, held_out)``.
 
@@ -139,6 +147,11 @@ def _taken(data: Any, rows: torch.Tensor) -> Any:
     return take(data, rows.to(tree.leaves(data)[0].device))
 
 
+def _check_place(epoch: int, start: int) -> None:
+    check_count("batch_source", "epoch", epoch, low=0)
+    check_count("batch_source", "start", start, low=0)
+
+
 def _is_gpu(device: torch.device | None) -> bool:
     return device is not None and device.type == "cuda"
 
@@ -173,6 +186,7 @@ def _iterated(
             )
 
     def batches(epoch: int, start: int = 0) -> Iterator[Any]:
+        _check_place(epoch, start)
         empty = True
         skipped = _go_to(data, epoch, start)
         for number, batch in enumerate(data):

@@ -10,10 +10,12 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from ..errors import PureSGDError
 
@@ -24,6 +26,8 @@ Rows = Any  # a numpy array of int64
 #: pages of a map that are looked at add up in the memory of the process.
 MOST_MAPPED = 2**28 if hasattr(os, "preadv") else math.inf
 MOST_OPEN = 256
+#: Where torch's own ``default_collate`` puts the batches of a worker.
+_shared = attrgetter("_new_shared")(torch.UntypedStorage)
 
 
 class File(NamedTuple):
@@ -88,35 +92,28 @@ class Column:
         Raises:
             PureSGDError: a file is not there any more, or is not what it was.
         """
-        out = torch.empty(len(rows), self.row_bytes, dtype=torch.uint8, pin_memory=pinned)
-        if len(self.parts) == 1:
-            self._read_part(0, rows, out.numpy())
-        elif self.mapped:
-            which = self._part_of(rows)
-            for number in np.unique(which).tolist():
-                chosen = np.flatnonzero(which == number)
-                found = np.empty((len(chosen), self.row_bytes), np.uint8)
-                self._look_up(number, rows[chosen], found)
-                out.numpy()[chosen] = found
-        else:
-            which = self._part_of(rows)
-            self._read_each(which.tolist(), self.bases[which] + rows * self.row_bytes, out.numpy())
+        out = _memory(len(rows) * self.row_bytes, pinned).reshape(len(rows), self.row_bytes)
+        if len(rows):
+            (self._look_up if self.mapped else self._fetch)(rows, out.numpy())
         return out.view(self.dtype).reshape(len(rows), *self.shape)
 
     def _part_of(self, rows: Rows) -> Rows:
+        if len(self.parts) == 1:
+            return np.zeros_like(rows)
         return self.firsts.searchsorted(rows, "right") - 1
 
-    def _read_part(self, number: int, rows: Rows, out: Rows) -> None:
-        if self.mapped:
-            self._look_up(number, rows, out)
+    def _look_up(self, rows: Rows, out: Rows) -> None:
+        if len(self.parts) == 1:
+            self._look_up_in(0, rows, out)
             return
-        file, offsets = self.parts[number].file, self.bases[number] + rows * self.row_bytes
-        if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-            _fill(file, memoryview(out).cast("B"), int(offsets[0]))
-        else:
-            self._read_each([number] * len(rows), offsets, out)
+        which = self._part_of(rows)
+        for number in np.unique(which).tolist():
+            chosen = np.flatnonzero(which == number)
+            found = np.empty((len(chosen), self.row_bytes), np.uint8)
+            self._look_up_in(number, rows[chosen], found)
+            out[chosen] = found
 
-    def _look_up(self, number: int, rows: Rows, out: Rows) -> None:
+    def _look_up_in(self, number: int, rows: Rows, out: Rows) -> None:
         part = self.parts[number]
         source = _opened(part.file)
         # To look at what lies behind the end would end the process.
@@ -127,13 +124,25 @@ class Column:
         # All rows are there: "clip" means that none is checked, and none is copied twice.
         array.take(rows - self.firsts[number], axis=0, out=out, mode="clip")
 
-    def _read_each(self, which: list[int], offsets: Rows, out: Rows) -> None:
-        sources = {number: _opened(self.parts[number].file) for number in set(which)}
-        descriptors = [sources[number].descriptor for number in which]
-        got = list(map(os.preadv, descriptors, zip(out, strict=True), offsets.tolist()))
-        if sum(got) != out.size:
-            for number, row, offset in zip(which, out, offsets.tolist(), strict=True):
-                _fill(self.parts[number].file, memoryview(row), offset)
+    def _fetch(self, rows: Rows, out: Rows) -> None:
+        """Read the rows, those that lie one behind the other in one call."""
+        which = self._part_of(rows)
+        offsets = self.bases[which] + rows * self.row_bytes
+        follows = (offsets[1:] - offsets[:-1] == self.row_bytes) & (which[1:] == which[:-1])
+        buffers: Any = out
+        if follows.any():
+            begins = np.flatnonzero(np.append(True, ~follows))
+            buffers, which, offsets = np.split(out, begins[1:]), which[begins], offsets[begins]
+        numbers, places = which.tolist(), offsets.tolist()
+        sources = {number: _opened(self.parts[number].file) for number in set(numbers)}
+        descriptors = [sources[number].descriptor for number in numbers]
+        if len(buffers) > 1 and not _is_cached(descriptors[0], buffers[0], places[0]):
+            # The disk answers many requests at once sooner than one after the other.
+            for descriptor, buffer, place in zip(descriptors, buffers, places, strict=True):
+                os.posix_fadvise(descriptor, place, buffer.nbytes, os.POSIX_FADV_WILLNEED)
+        if sum(map(os.preadv, descriptors, zip(buffers, strict=True), places)) != out.nbytes:
+            for number, buffer, place in zip(numbers, buffers, places, strict=True):
+                _fill(self.parts[number].file, memoryview(buffer).cast("B"), place)
 
 
 def file_at(path: str | os.PathLike[str]) -> File:
@@ -190,6 +199,24 @@ class _Opened:
 
 
 _opened = lru_cache(MOST_OPEN)(_Opened)
+
+
+def _memory(size: int, pinned: bool) -> torch.Tensor:
+    """So many bytes; in a worker of a ``DataLoader`` those that it shares with the process that it serves."""
+    if get_worker_info() is None or size == 0:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    return torch.empty(0, dtype=torch.uint8).set_(_shared(size))
+
+
+def _is_cached(descriptor: int, buffer: Rows, place: int) -> bool:
+    """Whether these bytes are in memory, or nobody could be told to fetch them."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return True
+    try:
+        os.preadv(descriptor, [buffer], place, os.RWF_NOWAIT)
+    except OSError:  # they are not, or the file system cannot say
+        return False
+    return True
 
 
 def _fill(file: File, out: memoryview, offset: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import random
+from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
 from .batches import train_test_split
 
@@ -47,6 +48,7 @@ def linear_regression(
     return (x, x @ w + b + noise * random.normal(keys[3], (n,))), {"w": w, "b": b}
 
 
+@typed
 def diabetes(test_fraction: float = 0.2, seed: int = 0) -> Split:
     """442 patients, 10 measurements each, and the progression of their disease one year later.
 
@@ -70,6 +72,7 @@ def diabetes(test_fraction: float = 0.2, seed: int = 0) -> Split:
     )
 
 
+@typed
 def breast_cancer(test_fraction: float = 0.2, seed: int = 0) -> Split:
     """569 tumours, 30 measurements of their cell nuclei each, and whether they are benign (1) or not (0).
 
@@ -87,6 +90,7 @@ def breast_cancer(test_fraction: float = 0.2, seed: int = 0) -> Split:
     return Split(*_standardized(*_load("breast_cancer", test_fraction, seed)))
 
 
+@typed
 def digits(test_fraction: float = 0.2, seed: int = 0) -> Split:
     """1797 handwritten digits of 8 by 8 pixels.
 

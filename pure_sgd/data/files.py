@@ -12,6 +12,7 @@ import torch
 import torch.utils.data
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from .arrow import ParquetColumn, arrow_columns, parquet_columns
 from .columns import Column, file_at, mapped_where_small
@@ -60,9 +61,10 @@ class FileDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, rows: int | slice | Sequence[int] | torch.Tensor) -> Any:
         if isinstance(rows, slice):
             rows = torch.arange(*rows.indices(len(self)))
-        if np.ndim(rows):
-            return self.read(rows)
-        return tree.map(lambda leaf: leaf[0], self.read([rows]))
+        asked = _asked(rows)
+        if asked.ndim:
+            return self.read(asked)
+        return tree.map(lambda leaf: leaf[0], self.read(asked[None]))
 
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
         """The examples one by one, as a ``DataLoader`` asks for those of a batch that it collates itself."""
@@ -76,7 +78,7 @@ class FileDataset(torch.utils.data.Dataset[Any]):
             PureSGDError: rows that are no whole numbers, or a file that is not what it was.
             IndexError: a row that the data does not have.
         """
-        count, asked = len(self), np.asarray(rows)
+        count, asked = len(self), _asked(rows)
         if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iu"):
             problem = f"rows are {asked.dtype} {asked.shape}, expected whole numbers (B,)"
             raise PureSGDError("FileDataset", problem, "Pass a list of them, a tensor or a slice")
@@ -86,6 +88,7 @@ class FileDataset(torch.utils.data.Dataset[Any]):
         return tree.map(lambda column: column.read(found, pinned), self._columns)
 
 
+@typed
 def from_files(files: Any, fields: Sequence[str] | None = None) -> FileDataset:
     """Examples that stay in their files, to train on without memory for them.
 
@@ -151,6 +154,14 @@ def from_files(files: Any, fields: Sequence[str] | None = None) -> FileDataset:
             )
     raw = iter(mapped_where_small([leaf for leaf in leaves if isinstance(leaf, Column)]))
     return FileDataset(refilled([next(raw) if isinstance(leaf, Column) else leaf for leaf in leaves]))
+
+
+def _asked(rows: Any) -> Any:
+    try:
+        return np.asarray(rows)
+    except (RuntimeError, TypeError, ValueError) as error:
+        problem = f"rows are a {type(rows).__name__}, which makes no array ({error})"
+        raise PureSGDError("FileDataset", problem, "Pass a list of numbers, a tensor or a slice") from None
 
 
 def _single(source: Any, what: str) -> AnyColumn:

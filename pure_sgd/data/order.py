@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from .. import random
+from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
 from ..random.keys import threefry
 from .permutation import permute_index
@@ -24,6 +25,7 @@ LARGE = 2**20
 WINDOW = 2**16
 
 
+@typed
 def epoch_indices(
     n: int,
     batch_size: int,

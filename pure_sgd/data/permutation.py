@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from torch._higher_order_ops.while_loop import while_loop
 
 from .. import functorch, random
 from ..errors import PureSGDError, check_count
@@ -39,7 +36,7 @@ def permute_index(i: int | torch.Tensor, n: int, seed: int | torch.Tensor) -> to
     numbers, so that it is the same on every device and in every version. It takes memory for ``i`` only:
     any part of the order of 10**12 examples can be had by itself. ``i`` is an int or an integer tensor with
     values from 0 to n - 1; ``seed`` is an int of 64 bits or a 0-d integer tensor, which ``vmap`` can map
-    over. More than 4096 examples compile and map, but not both at once: torch has no mapped while loop.
+    over, compiled too.
 
     Source: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", for the generalised Feistel
     network and for walking until the image lies inside.
@@ -66,8 +63,8 @@ def permute_index(i: int | torch.Tensor, n: int, seed: int | torch.Tensor) -> to
     words = random.bits(key, (ROUNDS, 2))
     # Even, because turning rings of odd length reaches the even permutations only.
     a = 2 * (math.isqrt(n - 1) // 2 + 1)
-    once_through = partial(_rounds, a=a, b=-(-n // a), words=words)
-    return _walk(once_through, index, n)
+    b = -(-n // a)
+    return _walk(_rounds(index, a, b, words), words.reshape(ROUNDS, 2, *[1] * index.ndim), n, a, b)
 
 
 def _rounds(index: torch.Tensor, a: int, b: int, words: torch.Tensor) -> torch.Tensor:
@@ -97,33 +94,34 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     return once(x ^ (x >> 15))
 
 
-def _walk(permutation: Callable[[torch.Tensor], torch.Tensor], index: torch.Tensor, n: int) -> torch.Tensor:
-    """Apply a permutation of a little more than ``range(n)`` until every image lies in ``range(n)``."""
+@torch.library.custom_op("pure_sgd::walk", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+def _walk(image: torch.Tensor, words: torch.Tensor, n: int, a: int, b: int) -> torch.Tensor:
+    """Apply :func:`_rounds` again to each image that does not lie below ``n``, until it does.
 
-    def again(image: torch.Tensor) -> tuple[torch.Tensor]:
-        return (torch.where(image >= n, permutation(image), image),)
+    An operator, because few have to go on, and neither a compiler nor ``vmap`` knows how many. ``words``
+    have the axes of ``image`` behind their own, of size 1 where they are the same for all.
+    """
+    inside = image.clone()
+    words = words.expand(*words.shape[:2], *image.shape)
+    while bool((outside := inside >= n).any()):
+        inside[outside] = _rounds(inside[outside], a, b, words[:, :, outside])
+    return inside
 
-    image = permutation(index)
-    if torch.compiler.is_compiling():
-        return while_loop(lambda image: (image >= n).any(), again, (image,))[0]
-    while bool(_AnyOfAll.apply(image >= n)):
-        (image,) = again(image)
-    return image
+
+@_walk.register_fake
+def _(image: torch.Tensor, words: torch.Tensor, n: int, a: int, b: int) -> torch.Tensor:
+    return torch.empty_like(image)
 
 
-class _AnyOfAll(torch.autograd.Function):
-    """``any`` over all entries; inside ``vmap`` over those of all calls, so that Python may read it."""
-
-    @staticmethod
-    def forward(condition: torch.Tensor) -> torch.Tensor:
-        return condition.any()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], condition: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _AnyOfAll.apply(condition), None
+@_walk.register_vmap
+def _(info: Any, in_dims: Any, image: torch.Tensor, words: torch.Tensor, *sizes: int) -> Any:
+    of_image, of_words, *_ = in_dims
+    if of_image is None:
+        image = image.expand(info.batch_size, *image.shape)
+    else:
+        image = image.movedim(of_image, 0)
+    words = words.unsqueeze(2) if of_words is None else words.movedim(of_words, 2)
+    return _walk(image, words, *sizes), 0
 
 
 def _checked(i: int | torch.Tensor, n: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch.utils.data
 
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from .order import check_sizes, epoch_windows
 
@@ -39,6 +40,7 @@ class BatchSampler(torch.utils.data.Sampler[list[int]]):
         [[5, 3], [0, 4]]
     """
 
+    @typed
     def __init__(
         self,
         n: int,
@@ -62,6 +64,10 @@ class BatchSampler(torch.utils.data.Sampler[list[int]]):
             )
         self._table = (n, batch_size, seed)
         self._options = (replacement, drop_last)
+        names = ("n", "batch_size", "seed", "replacement", "drop_last")
+        #: What the batches of all ranks together follow from, and whose of them these are.
+        self.order = dict(zip(names, (*self._table, *self._options), strict=True))
+        self.share = [rank, ranks]
         share = batch_size // ranks
         self._mine = slice(rank * share, (rank + 1) * share)
         self.set_epoch(0)
@@ -108,6 +114,7 @@ class Sampler(torch.utils.data.Sampler[int]):
         [6, 2]
     """
 
+    @typed
     def __init__(
         self,
         n: int,
@@ -122,6 +129,7 @@ class Sampler(torch.utils.data.Sampler[int]):
         self._batches = BatchSampler(
             n, ranks, seed, replacement=replacement, drop_last=drop_last, rank=rank, ranks=ranks
         )
+        self.order, self.share = self._batches.order, self._batches.share
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Begin the next iteration at example ``start`` of ``epoch``.
