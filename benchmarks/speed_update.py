@@ -167,7 +167,7 @@ def copied(**values: Leaves) -> Results:
 
 def group(name: str, settings: Settings) -> Group:
     case, bound, why = CASES[name]
-    leaves = min(case.leaves, QUICK // case.size) if settings.quick else case.leaves
+    leaves = min(case.leaves, QUICK_LEAVES, QUICK // case.size) if settings.quick else case.leaves
     case = case._replace(leaves=leaves, device=settings.device)
     ways = {"compiled": Way(partial(ours, case), partial(read_ours, case))}
     for how in ("fused", "foreach"):
@@ -189,6 +189,7 @@ def memory(settings: Settings) -> list[Line]:
 
 LARGE = Case(KINDS["sgd"], 20, 1_000_000)
 QUICK = 5_000_000  # numbers
+QUICK_LEAVES = 100  # three hundred compile for a minute
 #: With how many times faster than torch to be, and what binds.
 CASES = {
     "update/20M": (

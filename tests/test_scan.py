@@ -205,15 +205,19 @@ def test_what_a_body_reads_besides_its_arguments_is_read_at_each_call():
         loop_of(start, rows)
 
 
-def test_a_step_that_changes_what_it_reads_is_refused():
-    count = torch.tensor(0.0)
+@pytest.mark.parametrize("mapped", [False, True], ids=["alone", "mapped"])
+def test_a_step_that_changes_what_it_reads_is_refused(mapped: bool):
+    count, start = torch.tensor(0.0), ps.init_train_state(torch.tensor(0.0), ps.identity())
 
     def step(state: ps.TrainState, batch: Any) -> Any:
         count.add_(1)
         return state._replace(params=state.params + count * batch), {}
 
+    def run(shift: torch.Tensor) -> torch.Tensor:
+        return ps.scan(step, start, X[:5, 0] + shift)[0].params
+
     with pytest.raises(ps.PureSGDError, match="step changes a tensor that it reads besides its arguments"):
-        ps.scan(step, ps.init_train_state(torch.tensor(0.0), ps.identity()), X[:5, 0])
+        (torch.func.vmap(run) if mapped else run)(torch.zeros(2) if mapped else torch.tensor(0.0))
 
 
 def test_two_threads_make_their_loops_at_once():

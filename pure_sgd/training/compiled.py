@@ -11,6 +11,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from .. import functorch, tree
+from ..arguments import typed
 from .donated import Donated, take_over
 from .programs.direct import compile_directly
 from .replayed import replay_step
@@ -28,6 +29,7 @@ WARM_UP_STEPS = 3
 TIMED_STEPS = 10
 
 
+@typed
 def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
     """The same step as one compiled program, always with ``fullgraph=True``.
 
@@ -63,8 +65,11 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
             return run(state, batch, extra)
         except TorchDynamoException:
             # A step is pure: run as it stands, it raises the sentence that the compiler swallowed.
-            with torch.no_grad():
-                step(state, batch, **extra)
+            try:
+                with torch.no_grad():
+                    step(state, batch, **extra)
+            except Exception as error:
+                raise error from None  # without the hundreds of lines that the compiler says instead
             raise
 
     return compiled

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .. import tree
+from ..errors import PureSGDError
 from .one_program import LARGE_STATE, MAX_PROGRAMS, one_by_one
 from .programs.below import Axes, Leaves, below, mapped
 from .programs.products import products_as_sums
@@ -40,6 +41,9 @@ def mapped_scan(step: Step, state: TrainState, batches: Any) -> tuple[TrainState
     What runs read besides their arguments, such as a rate that is gone through, are inputs of that list, so
     that the next runs that do the same use the program of these. Batches that runs share are kept once.
 
+    Raises:
+        PureSGDError: the step changes a tensor that it reads besides its arguments.
+
     Example:
         >>> import torch
         >>> import pure_sgd as ps
@@ -67,6 +71,8 @@ def mapped_scan(step: Step, state: TrainState, batches: Any) -> tuple[TrainState
 
     try:
         results = below(caller, leaves)
+    except PureSGDError:
+        raise
     except Exception as error:
         # Of torch or of its C++ compiler, of any type; what the step itself has to say, it says again.
         logger.info("scan: these runs have no loop in C++, for %s: %s", type(error).__name__, error)
@@ -89,6 +95,8 @@ def _run(flat: Callable[..., Leaves], axes: Axes, state: Leaves, batches: Leaves
     spread = tuple(axis._replace(in_dims=(0,) * count + axis.in_dims[count:]) for axis in axes)
     given = [runs_first(leaf, order) for leaf in carry] + [leaf[0] for leaf in rows]
     recording, results = record(mapped(flat, spread), given)
+    if recording is not None:
+        _check_besides(recording, len(given))
     same = all(_signature(a) == _signature(b) for a, b in zip(results, full, strict=False))
     if recording is None or not same or any(leaf.requires_grad for leaf in recording.constants):
         raise _Refused("a step is no list of operations, or its new state is not like the old one")
@@ -122,6 +130,17 @@ def _compiled(
         return [*results[:count], *carry[count:]], results[count:]
 
     return cpp_loop(body, [*carry, *recording.constants], list(row))
+
+
+def _check_besides(recording: Recording, count: int) -> None:
+    """What comes after so many leaves is read only: a loop would take each change once, or not at all."""
+    besides = recording.graph.find_nodes(op="placeholder")[count:]
+    for node in recording.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        for taken, value in zip(schema.arguments if schema else (), node.args, strict=False):
+            if taken.is_write and value in besides:
+                problem = "step changes a tensor that it reads besides its arguments"
+                raise PureSGDError("scan", problem, "Keep it in the state, and return the new one")
 
 
 def _check_small(state: Leaves, batches: Leaves, levels: int) -> None:

@@ -109,7 +109,7 @@ def one_program(step: Step, backend: Any) -> Many:
             chosen[signature] = partial(one_by_one, step)
             result = one_by_one(step, state, batches)  # raises what the step itself has to say
             reason = " ".join(str(refusal).split()[:60])
-            warnings.warn(f"scan: this step runs uncompiled, for torch says: {reason}", stacklevel=4)
+            warnings.warn(f"scan: this step runs uncompiled, for torch says: {reason}", stacklevel=5)
             return result
 
     return many

@@ -17,6 +17,7 @@ from torch._inductor import list_mode_options
 
 from ... import tree
 from ...tree.traversal import outline
+from .listed import listed
 from .read_first import read_first
 
 __all__ = ["compile_directly"]
@@ -26,6 +27,9 @@ _Guards: Any = import_module("torch._C._dynamo.guards").TensorGuards
 
 #: Inductor need not check again what was checked.
 CHECKED = {"size_asserts": False, "alignment_asserts": False}
+
+
+Shortcut = Callable[[list[Any]], Any]
 
 
 class _Call(NamedTuple):
@@ -46,11 +50,12 @@ def compile_directly(
     """``function(memory, *trees)`` compiled with ``fullgraph=True``, without autograd.
 
     ``memory`` is a list of tensors that the function may write over, with ``copy_`` and last of all; leaves
-    of ``trees`` that lie in it are cloned first. The first call with trees of some structure and leaves of
-    some shapes goes through ``torch.compile``; which leaves reached the program, and where its results went,
-    is noted. Later calls with such trees check just that and call the program: what the function reads
-    besides its arguments is read once. Where the notes are no full account, as with shapes that vary, each
-    call goes through ``torch.compile``.
+    of ``trees`` that lie in it are cloned first. Of the first call the tensor operations are listed, and the
+    list is compiled. What is no such list, lies on an accelerator, or comes in further shapes, goes through
+    ``torch.compile``; which leaves reached the program, and where its results went, is noted. Later calls
+    with such trees check just that and call the program: what the function reads besides its arguments is
+    read once. Where the notes are no full account, as with shapes that vary, each call goes through
+    ``torch.compile``.
 
     Example:
         >>> import torch
@@ -75,13 +80,14 @@ def compile_directly(
         return call
 
     compiled = torch.compile(_own_code(function), fullgraph=True, backend=watched, dynamic=dynamic)
-    known: dict[Any, list[tuple[Any, Callable[[list[Any]], Any]]]] = {}
+    known: dict[Any, list[tuple[Any, Shortcut]]] = {}
     seen: set[Any] = set()
+    may_be_listed = not dynamic
     held: list[torch.Tensor] = []
     written: set[int] = set()
 
     def direct(memory: list[torch.Tensor], *trees: Any) -> Any:
-        nonlocal held, written
+        nonlocal held, written, may_be_listed
         leaves, structure = outline(trees)
         if memory is not held:
             held, written = memory, {_address(leaf) for leaf in memory}
@@ -90,6 +96,12 @@ def compile_directly(
         everything = memory + leaves
         for guards, shortcut in known.get(structure, ()):
             if guards.check(*everything):
+                return shortcut(everything)
+        if may_be_listed and structure not in known:
+            shortcut = _listed_shortcut(function, make, memory, trees, everything)
+            may_be_listed = shortcut is not None
+            if shortcut is not None:
+                known[structure] = [(_guards(everything), shortcut)]
                 return shortcut(everything)
         signature = (structure, *[getattr(leaf, "shape", None) for leaf in everything])
         # Python floats are constants: dynamo would turn one that was another in an earlier program into an
@@ -103,8 +115,7 @@ def compile_directly(
         finally:
             calls.clear()
         if shortcut is not None:
-            guards = _Guards(*everything, dynamic_dims_sizes=None, dynamic_dims_strides=None)
-            known.setdefault(structure, []).insert(0, (guards, shortcut))
+            known.setdefault(structure, []).insert(0, (_guards(everything), shortcut))
         return result
 
     return direct
@@ -121,7 +132,38 @@ def _address(leaf: torch.Tensor) -> int:
     return leaf.untyped_storage().data_ptr()
 
 
-def _shortcut(calls: list[_Call], leaves: list[Any], result: Any) -> Callable[[list[Any]], Any] | None:
+def _guards(leaves: list[Any]) -> Any:
+    return _Guards(*leaves, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+
+
+def _listed_shortcut(
+    function: Callable[..., Any], make: Any, memory: list[torch.Tensor], trees: Any, leaves: list[Any]
+) -> Shortcut | None:
+    """The way from leaves to the result through the operations that are listed, or None if they are not."""
+    restore = tree.flatten(trees)[1]  # before a compiler seems at work
+    result: Any = None
+
+    def flat(*leaves: torch.Tensor) -> list[Any]:
+        nonlocal result
+        result = function(list(leaves[: len(memory)]), *restore(list(leaves[len(memory) :])))
+        return tree.leaves(result)
+
+    found = listed(flat, leaves)
+    if found is None:
+        return None
+    try:
+        program = found.compiled(make)
+    except Exception:
+        return None  # of any type: torch.compile says it in its own
+    constants, rebuild = found.constants, tree.flatten(result)[1]
+
+    def shortcut(leaves: list[Any]) -> Any:
+        return rebuild(list(program(*leaves, *constants)))
+
+    return torch.no_grad()(shortcut) if any(leaf.requires_grad for leaf in leaves) else shortcut
+
+
+def _shortcut(calls: list[_Call], leaves: list[Any], result: Any) -> Shortcut | None:
     """The way from leaves to the result through the program of the only call, or None if it is not known."""
     places = {id(leaf): index for index, leaf in enumerate(leaves)}
     if len(calls) != 1 or len(places) != len(leaves) or not _are_tensors(leaves):
@@ -153,9 +195,11 @@ def _compiler(backend: Any, mode: str | None, options: dict[str, Any] | None) ->
     """What makes a program of a graph, as ``torch.compile`` would choose it."""
     if backend == "inductor":
         chosen = {**CHECKED, **list_mode_options(mode or "default"), **(options or {})}
-        return partial(inductor, options=chosen)
-    named: Callable[..., Any] = lookup_backend(backend)
-    return partial(named, options=options) if options else named
+        make: Callable[..., Any] = partial(inductor, options=chosen)
+    else:
+        named: Callable[..., Any] = lookup_backend(backend)
+        make = partial(named, options=options) if options else named
+    return lambda graph, inputs: make(read_first(graph), inputs)
 
 
 def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:

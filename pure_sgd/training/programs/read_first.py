@@ -9,10 +9,16 @@ from torch.fx import GraphModule, Node
 
 __all__ = ["read_first"]
 
+aten = torch.ops.aten
+
 #: What two tensors become in these is in memory of its own.
-ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
+ARITHMETIC = (
+    *(operator.add, operator.sub, operator.mul, operator.truediv),
+    *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor),
+)
 #: What may return the tensor itself.
-CASTS = ("to", "reshape")
+CASTS = ("to", "reshape", aten._to_copy.default, aten.view.default, aten._unsafe_view.default)
+COPIES = ("copy_", aten.copy_.default)
 
 
 def read_first(program: GraphModule) -> GraphModule:
@@ -46,7 +52,7 @@ def read_first(program: GraphModule) -> GraphModule:
 
 
 def _is_copy_into_input(node: Node) -> bool:
-    return node.target == "copy_" and isinstance(node.args[0], Node) and node.args[0].op == "placeholder"
+    return node.target in COPIES and isinstance(node.args[0], Node) and node.args[0].op == "placeholder"
 
 
 def _is_new(node: object) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...random.once import once
@@ -92,7 +93,8 @@ class _Recorder(TorchDispatchMode):
         if func is torch.ops.aten.lift_fresh.default:
             # A new tensor of Python numbers: kept, and copied anew in each replay, because
             # operations in place may write over it.
-            func, args = torch.ops.aten.clone.default, (args[0].clone(),)
+            with no_dispatch():  # a number has its value also among tensors without
+                func, args = torch.ops.aten.clone.default, (args[0].clone(),)
         if func is torch.ops.aten.as_strided.default and _lies_like(result, args[0]):
             func, args = once, args[:1]
         node = self.graph.call_function(
@@ -120,7 +122,7 @@ class _Recorder(TorchDispatchMode):
 
     def _track(self, tensor: Any, node: Node) -> None:
         node.meta["shape"] = tensor.shape if isinstance(tensor, torch.Tensor) else None
-        self._nodes[id(tensor)] = node
+        self._nodes.setdefault(id(tensor), node)  # what an operation writes over keeps its node
         self._alive.append(tensor)
 
 
