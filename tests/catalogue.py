@@ -241,6 +241,9 @@ CATALOGUE: dict[str, Entry] = {
         lambda rate, b1: ps.masked(ps.adam(rate, b1, eps=1e-3), lambda path: not path.endswith("['b']")),
         {"rate": 0.1, "b1": 0.8},
     ),
+    "master_weights": Entry(
+        lambda rate, b1: ps.master_weights(ps.adam(rate, b1, eps=1e-3)), {"rate": 0.1, "b1": 0.8}
+    ),
     "mechanize": Entry(
         lambda rate, **hyperparams: ps.mechanize(ps.sgd(rate, 0.9), num_betas=3, **hyperparams),
         {"rate": 0.8, "weight_decay": 0.1, "eps": 0.1, "s_init": 0.5},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -24,11 +25,17 @@ from ranks import (
     started,
 )
 from torch import distributed
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.utils import make_boxed_func
 from torch.distributed.device_mesh import init_device_mesh
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pure_sgd as ps
+from pure_sgd.distributed import messages
 
 STEPS = 4
+#: Bytes of which every leaf but the last fills a message.
+SMALL = 100
 WORLD = 4
 
 
@@ -51,12 +58,22 @@ TRANSFORMS = {
 }
 
 
-def trained(name: str, loss: Any, rows: Any, compiled: str | None, statistics: int | None) -> Any:
+class Way(NamedTuple):
+    """How the ranks go through some steps."""
+
+    even: bool = True  # as many rows on each
+    bucket: int = messages.BUCKET  # bytes of a message
+    backend: str | None = None
+    donate: bool = False
+    statistics: int | None = None
+
+
+def trained(name: str, loss: Any, rows: Any, way: Way) -> Any:
     """The state after some steps, and the metrics of each."""
     tx = TRANSFORMS[name]()
-    step = ps.make_step(loss, tx, statistics=statistics)
-    if compiled:
-        step = ps.compile_step(step, backend=compiled)
+    step = ps.make_step(loss, tx, statistics=way.statistics)
+    if way.backend:
+        step = ps.compile_step(step, way.donate, backend=way.backend)
     state, seen = ps.init_train_state(start(), tx), []
     for index in range(STEPS):
         state, metrics = step(state, rows(batch_of(index)))
@@ -67,16 +84,17 @@ def trained(name: str, loss: Any, rows: Any, compiled: str | None, statistics: i
 
 @cache
 def trained_alone(name: str, statistics: int | None) -> Any:
-    return trained(name, ps.empirical_risk(example_loss), lambda batch: batch, None, statistics)
+    return trained(name, ps.empirical_risk(example_loss), lambda batch: batch, Way(statistics=statistics))
 
 
-def compare(names: list[str], number: int, even: bool, compiled: str | None, statistics: int | None) -> Any:
+def compare(names: list[str], number: int, way: Way) -> Any:
     """By name, how far the run of these ranks is from that of one process, and from one another."""
     mesh, found = mesh_of(number), {}
     loss = ps.distributed.data_parallel(ps.empirical_risk(example_loss), mesh)
-    for name in names:
-        run = trained(name, loss, lambda batch: rows_of(batch, mesh, even), compiled, statistics)
-        found[name] = difference(run, trained_alone(name, statistics)), disagreement(run, mesh)
+    with patch.object(messages, "BUCKET", way.bucket):
+        for name in names:
+            run = trained(name, loss, lambda batch: rows_of(batch, mesh, way.even), way)
+            found[name] = difference(run, trained_alone(name, way.statistics)), disagreement(run, mesh)
     return found
 
 
@@ -87,25 +105,41 @@ def assert_same(answers: list[dict[str, tuple[float, float]]]) -> None:
             assert unlike == 0, name
 
 
-@pytest.mark.parametrize("number, even", [(2, True), (4, False)])
-def test_a_step_is_that_of_one_process(ranks, number, even):
-    assert_same(ranks(compare, [*TRANSFORMS], number, even, None, None))
+@pytest.mark.parametrize("number, way", [(2, Way()), (4, Way(even=False, bucket=SMALL))])
+def test_a_step_is_that_of_one_process(ranks, number, way):
+    assert_same(ranks(compare, [*TRANSFORMS], number, way))
 
 
 def test_statistics_of_a_step_are_those_of_all_rows(ranks):
-    assert_same(ranks(compare, ["momentum"], 4, False, None, 2))
+    assert_same(ranks(compare, ["momentum"], 4, Way(even=False, statistics=2)))
+
+
+def test_a_compiled_step_is_that_of_one_process(ranks):
+    way = Way(even=False, bucket=SMALL, backend="aot_eager", donate=True)
+    assert_same(ranks(compare, ["adamw, clipped"], 2, way))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_compiled_step_is_that_of_one_process(ranks, name):
-    assert_same(ranks(compare, [name], 4, False, "aot_eager", None))
+def test_a_compiled_step_of_any_kind_is_that_of_one_process(ranks, name):
+    assert_same(ranks(compare, [name], 4, Way(even=False, backend="aot_eager")))
+
+
+INDUCTOR = Way(backend="inductor")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statistics", [None, 2])
-def test_so_is_a_program_of_inductor(ranks, statistics):
-    assert_same(ranks(compare, ["adamw, clipped"], 2, True, "inductor", statistics))
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw, clipped", "muon", "average"])
+@pytest.mark.parametrize(
+    "number, way", [(2, INDUCTOR), (4, INDUCTOR._replace(even=False, bucket=SMALL, donate=True))]
+)
+def test_so_is_a_program_of_inductor(ranks, name, number, way):
+    assert_same(ranks(compare, [name], number, way))
+
+
+@pytest.mark.slow
+def test_so_is_a_program_of_inductor_with_statistics(ranks):
+    assert_same(ranks(compare, ["adamw, clipped"], 2, INDUCTOR._replace(statistics=2)))
 
 
 def statistics(number: int, even: bool) -> dict[str, tuple[float, float]]:
@@ -180,6 +214,95 @@ def of_a_module(number: int) -> tuple[float, float]:
 
 def test_buffers_and_metrics_are_averaged_too(ranks):
     assert_same([{"module": answer} for answer in ranks(of_a_module, 2)])
+
+
+#: What is noted of the operations of a step: products of matrices, and what is sent and waited for.
+NOTED = {
+    "all_reduce": "sent",
+    "wait_tensor": "awaited",
+    "mm": "product",
+    "addmm": "product",
+    "bmm": "product",
+}
+
+
+class Operations(TorchDispatchMode):
+    """Notes what is done, in its order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def order_of(step: Any, compiled: bool, *args: Any) -> list[str]:
+    """The names of the operations of a step, as they run or in its compiled graph."""
+    if not compiled:
+        with Operations() as operations:
+            step(*args)
+        return operations.names
+    names: list[str] = []
+
+    def compiler(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        packets = [getattr(node.target, "overloadpacket", None) for node in graph.graph.nodes]
+        names.extend(packet.__name__ for packet in packets if packet is not None)
+        return make_boxed_func(graph.forward)
+
+    torch.compile(step, backend=aot_autograd(fw_compiler=compiler), fullgraph=True)(*args)
+    torch.compiler.reset()
+    return names
+
+
+def overlapped(compiled: bool) -> list[str]:
+    mesh, tx = mesh_of(WORLD), ps.sgd(0.1)
+    loss = ps.distributed.data_parallel(ps.empirical_risk(example_loss), mesh)
+    with patch.object(messages, "BUCKET", SMALL):
+        state, rows = ps.init_train_state(start(), tx), rows_of(batch_of(0), mesh)
+        names = order_of(ps.make_step(loss, tx), compiled, state, rows)
+    return [NOTED[name] for name in names if name in NOTED]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_leave_while_the_backward_runs_and_are_awaited_after_it(ranks, compiled):
+    for order in ranks(overlapped, compiled):
+        assert order[:4] == ["product", "product", "sent", "awaited"]  # of the loss
+        # The gradient of the last layer leaves before the product for the first is taken.
+        assert order[4:] == ["product", "product", "sent", "product", "sent", "awaited", "awaited"]
+
+
+def in_dtype(dtype: torch.dtype | None, of_params: torch.dtype) -> tuple[float, float]:
+    """How far the gradient is from that of one process, relatively, and between ranks."""
+    mesh = mesh_of(WORLD)
+    params, rows = ps.tree.map(lambda p: p.to(of_params), start()), rows_of(batch_of(0), mesh, even=False)
+    rows, whole = (ps.tree.map(lambda x: x.to(of_params), batch) for batch in (rows, batch_of(0)))
+    loss = ps.empirical_risk(example_loss)
+    grads = ps.value_and_grad(ps.distributed.data_parallel(loss, mesh, dtype))(params, rows)[1]
+    wanted = ps.value_and_grad(loss)(params, whole)[1]
+    assert all(g.dtype == of_params for g in ps.tree.leaves(grads))
+    return difference(grads, wanted) / float(ps.tree.norm(wanted)), disagreement(grads, mesh)
+
+
+@pytest.mark.parametrize(
+    "dtype, of_params, close",
+    [
+        (torch.bfloat16, torch.float64, 2**-8),
+        (None, torch.bfloat16, 2**-8),
+        (torch.float64, torch.float32, 1e-6),
+        (torch.bfloat16, torch.bfloat16, 2**-7),
+    ],
+)
+def test_gradients_travel_in_a_dtype_of_choice(ranks, dtype, of_params, close):
+    for apart, unlike in ranks(in_dtype, dtype, of_params):
+        assert apart < close
+        assert unlike == 0
+
+
+def test_an_integer_is_no_dtype_to_travel_in(ranks):
+    for answer in ranks.answers(in_dtype, torch.int64, torch.float32):
+        assert "dtype: is torch.int64, in which no gradient travels. Pass torch.bfloat16, say" in answer
 
 
 def resumed() -> float:

@@ -153,6 +153,20 @@ def test_so_is_a_compiled_step_on_shards(ranks, name, plan):
         assert not answer["moved"]
 
 
+def donated() -> None:
+    tx, mesh = TRANSFORMS["momentum"](), mesh_of(WORLD)
+    loss = ps.distributed.data_parallel(ps.empirical_risk(example_loss), mesh)
+    step = ps.compile_step(ps.make_step(loss, tx), donate=True, backend="aot_eager")
+    state = ps.distributed.shard(ps.init_train_state(start(), tx), mesh)
+    ps.distributed.on_shards(step)(state, rows_of(batch_of(0), mesh))
+
+
+def test_shards_cannot_be_donated(ranks):
+    for answer in ranks.answers(donated):
+        assert isinstance(answer, Failure)
+        assert "is a DTensor, and only plain tensors can be donated. Compile the step without" in answer
+
+
 def refused() -> None:
     state = ps.init_train_state(start(), ps.sgd(0.1))
     ps.distributed.shard(state, mesh_of(WORLD), "everything")

@@ -10,16 +10,22 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from .. import tree
-from ..gradients import EmpiricalRisk, GradientMoments
-from ..gradients.examples import Batch, Params
+from ..arguments import typed
+from ..errors import PureSGDError
+from ..gradients import EmpiricalRisk, GradientMoments, value_and_grad
+from ..gradients.examples import Batch, ExampleLoss, Params
 from ..models.buffers import BUFFERS, trainable
 from .collectives import Group, group_of, pooled, shared
+from .messages import is_one_message
 from .moments import gradient_moments
 
 __all__ = ["data_parallel"]
 
 
-def data_parallel(loss: Callable[..., Any], mesh: DeviceMesh) -> Callable[[Params, Batch], Any]:
+@typed
+def data_parallel(
+    loss: Callable[..., Any], mesh: DeviceMesh, dtype: torch.dtype | None = None
+) -> Callable[[Params, Batch], Any]:
     """The loss of the whole batch, where each rank holds some of its rows: ``f(params, rows)``.
 
         f(params, rows) = sum_r len(rows_r) * loss(params, rows_r) / sum_r len(rows_r)
@@ -28,14 +34,16 @@ def data_parallel(loss: Callable[..., Any], mesh: DeviceMesh) -> Callable[[Param
     sums, and the same bits on every rank. So ``make_step(data_parallel(loss, mesh), tx)`` is the step of
     the whole batch, line searches, curvature and ``statistics`` included, and state and metrics stay equal
     on all ranks if they were. It can be differentiated, again and in both modes, mapped over and compiled.
-    All ranks have to call it together.
+    All ranks have to call it together, and to do the same in it.
 
     ``loss`` is a mean over the leading axis of ``rows``, whose length may differ from rank to rank; what
-    it returns besides, buffers too, is averaged likewise. ``mesh`` has one axis. Gradients are summed in at
-    least float32, 25 MiB at a time.
+    it returns besides, buffers too, is averaged likewise. ``mesh`` has one axis. Gradients travel and are
+    summed in ``dtype``, by default in their own or float32 if that is more. 25 MiB of them leave as soon as
+    they are known, while the rest of the backward runs; fewer leave together with the loss.
 
     Raises:
-        PureSGDError: a mesh of several axes; rows of different lengths, or none, on this rank.
+        PureSGDError: a mesh of several axes; a ``dtype`` without fractions; rows of different lengths, or
+            none, on this rank.
 
     Example:
         >>> import torch
@@ -50,29 +58,53 @@ def data_parallel(loss: Callable[..., Any], mesh: DeviceMesh) -> Callable[[Param
         (tensor(5.), tensor(-4.))
         >>> distributed.destroy_process_group()
     """
-    group = group_of(mesh, "data_parallel")
-    if isinstance(loss, EmpiricalRisk):
-        return _RiskOverRanks(loss.example_loss, mesh, group)
-    return lambda params, rows: _over_ranks(loss, params, rows, group)
+    if dtype is not None and not dtype.is_floating_point:
+        raise PureSGDError("dtype", f"is {dtype}, in which no gradient travels", "Pass torch.bfloat16, say")
+    over = _Risk if isinstance(loss, EmpiricalRisk) else _OverRanks
+    return over(loss, mesh, group_of(mesh, "data_parallel"), dtype)
 
 
 @dataclass(frozen=True)
-class _RiskOverRanks(EmpiricalRisk):
-    """The empirical risk of the examples of all ranks."""
+class _OverRanks:
+    """The loss of the rows of all ranks."""
 
+    own: Callable[..., Any]  # of the rows of this one
     mesh: DeviceMesh
     group: Group
+    dtype: torch.dtype | None  # in which gradients travel
 
-    def __call__(self, params: Params, batch: Batch) -> torch.Tensor:
-        return _over_ranks(EmpiricalRisk(self.example_loss), params, batch, self.group)
+    @typed
+    def __call__(self, params: Params, rows: Batch) -> Any:
+        count = tree.batch_length(rows)
+        return pooled(self.own(self._known(params), rows), count, self.group)
+
+    def value_and_grad(self, has_aux: bool) -> Callable[[Params, Batch], tuple[Any, Params]]:
+        """As if it were differentiated; what is one message, value and gradient, travels as one."""
+        own = value_and_grad(self.own, has_aux)
+        of_all = value_and_grad(self.__call__, has_aux)
+
+        def evaluate(params: Params, rows: Batch) -> tuple[Any, Params]:
+            if self.dtype is not None or not is_one_message(tree.leaves(trainable(params))):
+                return of_all(params, rows)
+            return pooled(own(self._known(params), rows), tree.batch_length(rows), self.group)
+
+        return evaluate
+
+    def _known(self, params: Params) -> Params:
+        """The parameters, which what is made of them here does not know to be the same everywhere."""
+        moving = trainable(params)
+        known = shared(moving, self.group, self.dtype)
+        return known if moving is params else {**known, BUFFERS: params[BUFFERS]}
+
+
+class _Risk(_OverRanks, EmpiricalRisk):
+    """The empirical risk of the examples of all ranks."""
+
+    own: EmpiricalRisk
+
+    @property
+    def example_loss(self) -> ExampleLoss:
+        return self.own.example_loss
 
     def moments(self) -> Callable[[Params, Batch], GradientMoments]:
         return gradient_moments(self.example_loss, self.mesh)
-
-
-def _over_ranks(loss: Callable[..., Any], params: Params, rows: Batch, group: Group) -> Any:
-    count, own = tree.batch_length(rows), trainable(params)
-    known = shared(own, count, group)
-    if own is not params:
-        known = {**known, BUFFERS: params[BUFFERS]}
-    return pooled(loss(known, rows), count, group)

@@ -9,6 +9,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from .. import gradients, tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..gradients import ClippedGrads, GradientMoments, NoiseScale, noise_scale_from_batch_sizes
 from ..gradients.examples import Batch, ExampleLoss, Params
@@ -18,6 +19,7 @@ from .collectives import group_of, pooled, shared, summed
 __all__ = ["clipped_mean_grads", "gradient_moments", "merge_moments", "value_grad_and_noise"]
 
 
+@typed
 def gradient_moments(
     example_loss: ExampleLoss, mesh: DeviceMesh, method: str = "auto", chunk_size: int | None = None
 ) -> Callable[[Params, Batch], GradientMoments]:
@@ -45,6 +47,7 @@ def gradient_moments(
     return lambda params, rows: merge_moments(own(params, rows), mesh)
 
 
+@typed
 def merge_moments(moments: GradientMoments, mesh: DeviceMesh) -> GradientMoments:
     """The moments of the examples of all ranks together, from those of each rank's own.
 
@@ -79,11 +82,12 @@ def merge_moments(moments: GradientMoments, mesh: DeviceMesh) -> GradientMoments
     def about_the_mean(mean: torch.Tensor, own_mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
         return variance * (own - 1) / own + squared(own_mean - mean)
 
-    parts = tree.map(about_the_mean, shared(mean, own, group), moments.mean, moments.variance)
+    parts = tree.map(about_the_mean, shared(mean, group), moments.mean, moments.variance)
     variance = tree.map(lambda leaf: leaf * count / (count - 1), pooled(parts, own, group))
     return GradientMoments(count, loss, mean, variance)
 
 
+@typed
 def value_grad_and_noise(
     loss: Callable[..., Any], mesh: DeviceMesh
 ) -> Callable[[Params, Batch], tuple[torch.Tensor, Params, NoiseScale]]:
@@ -106,8 +110,8 @@ def value_grad_and_noise(
         >>> import pure_sgd as ps
         >>> ps.distributed.value_grad_and_noise(ps.empirical_risk(lambda params, x: x @ params), mesh=None)
         Traceback (most recent call last):
-        pure_sgd.errors.PureSGDError: mesh: value_grad_and_noise got a NoneType, expected a DeviceMesh. \
-Make one with torch.distributed.device_mesh.init_device_mesh.
+        pure_sgd.errors.PureSGDError: value_grad_and_noise: mesh=None is of type NoneType, expected \
+DeviceMesh. Pass mesh as one.
     """
     group = group_of(mesh, "value_grad_and_noise")
     ranks = mesh.size()
@@ -126,6 +130,7 @@ Make one with torch.distributed.device_mesh.init_device_mesh.
     return measured
 
 
+@typed
 def clipped_mean_grads(
     example_loss: ExampleLoss,
     mesh: DeviceMesh,
@@ -166,6 +171,7 @@ def clipped_mean_grads(
     )
     noise = gradients.clipped_mean_grads(example_loss, max_norm, noise_multiplier, expected_batch_size=1.0)
 
+    @typed
     def clipped(params: Params, rows: Batch, key: torch.Tensor | None = None) -> ClippedGrads:
         count = len(tree.leaves(rows)[0]) if expected_batch_size is not None else tree.batch_length(rows)
         drawn = noise(params, tree.map(lambda leaf: leaf[:0], rows), key).grads

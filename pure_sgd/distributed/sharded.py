@@ -12,6 +12,7 @@ from torch.distributed.tensor.experimental import implicit_replication
 from torch.overrides import TorchFunctionMode
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..training import TrainState
 from ..training.step import Metrics, Step
@@ -24,6 +25,7 @@ __all__ = ["gather", "on_shards", "shard"]
 PLANS = {"optimizer": r"state\.opt_state", "all": r"state\.(opt_state|params(?!\['buffers'\]))"}
 
 
+@typed
 def shard(state: TrainState, mesh: DeviceMesh, plan: str | Callable[[str], bool] = "optimizer") -> TrainState:
     """The same state with its larger leaves spread over the ranks, by rows.
 
@@ -69,6 +71,7 @@ def gather(state: Any) -> Any:
     return tree.map(whole, state)
 
 
+@typed
 def on_shards(step: Step) -> Step:
     """The step of a state that :func:`shard` has spread: ``f(state, rows) -> (state, metrics)``.
 
@@ -97,6 +100,7 @@ def on_shards(step: Step) -> Step:
         >>> distributed.destroy_process_group()
     """
 
+    @typed
     def stepped(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:
         try:
             with implicit_replication(), _SumsAreWhole():

@@ -40,6 +40,7 @@ class EmpiricalRisk:
 
     example_loss: ExampleLoss
 
+    @typed
     def __call__(self, params: Params, batch: Batch) -> torch.Tensor:
         """The mean loss, shape ``()``."""
         return _losses(self.example_loss, params, batch, None).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -18,6 +18,13 @@ __all__ = ["check_differentiable", "value_and_grad"]
 
 # torch.func.grad imports the compiler at its first call, which takes a second: not in the first step.
 import_module("torch._dynamo")
+
+
+@runtime_checkable
+class KnowsItsGradient(Protocol):
+    """A loss with a way of its own to its value and gradient, which :func:`value_and_grad` takes."""
+
+    def value_and_grad(self, has_aux: bool) -> Callable[..., tuple[Any, Params]]: ...
 
 
 @typed
@@ -39,6 +46,8 @@ def value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable[
         >>> ps.value_and_grad(lambda params: (params["w"] ** 2).sum())({"w": torch.tensor([1.0, 2.0])})
         (tensor(5.), {'w': tensor([2., 4.])})
     """
+    if isinstance(loss, KnowsItsGradient):
+        return loss.value_and_grad(has_aux)
 
     def evaluate(params: Params, *args: Any) -> tuple[Any, Params]:
         of_params, params = without_buffers(loss, params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import tree
 from ..errors import PureSGDError
@@ -46,7 +47,8 @@ def take_over(state: TrainState, before: Donated | None) -> Donated:
     """Take over the memory of a state: small leaves are copied, large ones will be written over.
 
     Raises:
-        PureSGDError: names a leaf that was donated ``before``, in a state without the newest ``step``.
+        PureSGDError: names a leaf that was donated ``before``, in a state without the newest ``step``, or
+            one that has no memory of its own, such as one that is spread over ranks.
 
     Example:
         >>> import torch
@@ -60,6 +62,8 @@ def take_over(state: TrainState, before: Donated | None) -> Donated:
     if before is not None and state.step is not before.state.step:
         _check_not_donated(state, before)
     leaves, rebuild = tree.flatten(state)
+    if any(is_traceable_wrapper_subclass(leaf) for leaf in leaves):
+        raise _not_one_piece(state)
     taken: set[int] = set()
     # torch 2.13 loses what is written into an input of shape () and dtype float64.
     memory = [_owned(torch.atleast_1d(leaf.detach()), taken) for leaf in leaves]
@@ -85,6 +89,16 @@ def _check_not_donated(state: TrainState, before: Donated) -> None:
                 "was donated to an earlier call of the compiled step, which has written over it",
                 "Go on from the state that the last call returned, and clone before it what you need later",
             )
+
+
+def _not_one_piece(state: TrainState) -> PureSGDError:
+    named = tree.named_leaves(state, "state")
+    path, leaf = next((path, leaf) for path, leaf in named if is_traceable_wrapper_subclass(leaf))
+    return PureSGDError(
+        path,
+        f"is a {type(leaf).__name__}, and only plain tensors can be donated",
+        "Compile the step without donate",
+    )
 
 
 def _address(leaf: torch.Tensor) -> int:

@@ -67,6 +67,7 @@ def make_step(
     reads = extra_args_of(tx)
     check_count("make_step", "statistics", 1 if statistics is None else statistics)
     measure = None if statistics is None else _measurement(loss)
+    differentiate = value_and_grad(loss, has_aux)
 
     def step(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:
         for name in extra:
@@ -82,21 +83,21 @@ def make_step(
         params = trainable(state.params)
         constants = {} if params is state.params else {BUFFERS: state.params[BUFFERS]}
 
-        def objective(params: Any, batch: Any) -> Any:
-            return loss({**params, **constants} if constants else params, batch)
+        def at(params: Any) -> Any:
+            return {**params, **constants} if constants else params
 
         noise: Metrics = {}
         if statistics is None or measure is None:
-            value, grads = value_and_grad(objective, has_aux)(params, batch)
+            value, grads = differentiate(state.params, batch)
             value, aux = value if has_aux else (value, {})
         else:
             due, aux = state.step % statistics == 0, {}
-            value, grads, noise = _with_noise(due, measure, objective, state.params, params, batch)
+            value, grads, noise = _with_noise(due, measure, differentiate, state.params, batch)
         own = {
             "value": value,
             "grad": grads,
-            "value_fn": lambda params: objective(params, batch)[0] if has_aux else objective(params, batch),
-            "grad_fn": lambda params, i: value_and_grad(objective, has_aux)(params, batch)[1],
+            "value_fn": lambda params: loss(at(params), batch)[0] if has_aux else loss(at(params), batch),
+            "grad_fn": lambda params, i: differentiate(at(params), batch)[1],
         }
         extra = {**{name: known for name, known in own.items() if name in reads}, **extra}
         updates, opt_state = tx.update(grads, state.opt_state, params, **extra)
@@ -124,21 +125,20 @@ def _measurement(loss: Callable[..., Any]) -> Callable[..., GradientMoments]:
 def _with_noise(
     due: torch.Tensor,
     measure: Callable[..., GradientMoments],
-    objective: Callable[..., Any],
-    all_params: Any,
+    differentiate: Callable[..., Any],
     params: Any,
     batch: Any,
 ) -> tuple[torch.Tensor, Any, Metrics]:
     """Loss, gradient and noise of a batch; noise is NaN, and costs nothing, where it is not ``due``."""
 
     def measured() -> tuple[torch.Tensor, Any, Metrics]:
-        moments = measure(all_params, batch)
+        moments = measure(params, batch)
         trace, signal, ratio = noise_scale(moments)
         noise = {"trace_covariance": trace, "grad_sq_norm": signal, "noise_scale": ratio}
-        return moments.loss, tree.cast_like(moments.mean, params), noise
+        return moments.loss, tree.cast_like(moments.mean, trainable(params)), noise
 
     def plain() -> tuple[torch.Tensor, Any, Metrics]:
-        value, grads = value_and_grad(objective)(params, batch)
+        value, grads = differentiate(params, batch)
         value, unknown = tree.widened(value), tree.norm(grads) * torch.nan
         names = ("trace_covariance", "grad_sq_norm", "noise_scale")
         return value, grads, {name: unknown.clone() for name in names}

@@ -154,6 +154,8 @@ from .per_example import per_example_layer_norm_clip as per_example_layer_norm_c
 from .plateau import ReduceOnPlateauState as ReduceOnPlateauState
 from .plateau import reduce_on_plateau as reduce_on_plateau
 from .polyak import scale_by_polyak as scale_by_polyak
+from .precision import MasterWeightsState as MasterWeightsState
+from .precision import master_weights as master_weights
 from .preconditioning import scale_by_preconditioner as scale_by_preconditioner
 from .privacy import DifferentiallyPrivateAggregateState as DifferentiallyPrivateAggregateState
 from .privacy import differentially_private_aggregate as differentially_private_aggregate

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .. import functorch
+from ..errors import PureSGDError
 from .traversal import Tree, aligned
 
 __all__ = ["elementwise", "may_go_together"]
@@ -27,6 +28,9 @@ def elementwise(rule: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     numbers or 0-d tensors. Leaves of one wide real dtype then go through each operation together, which
     saves most of the time where they are small; the numbers are the same.
 
+    Raises:
+        PureSGDError: as :func:`map`.
+
     Example:
         >>> import torch
         >>> from pure_sgd import tree
@@ -34,6 +38,8 @@ def elementwise(rule: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
         >>> tree.elementwise(lambda p: 2 * p + 1, params)
         {'w': tensor([3., 3.]), 'b': tensor([1.])}
     """
+    if not callable(rule):
+        raise PureSGDError("elementwise", f"rule is a {type(rule).__name__}", "Pass a function")
     columns, rebuild = aligned(tree, *rest)
     if not may_go_together(columns):
         return rebuild([rule(*row) for row in zip(*columns, strict=True)])
