@@ -130,7 +130,7 @@ def test_all_differences_are_named_at_once(tmp_path):
         (lambda path: ps.save_checkpoint(path, {}, step=0, metadata={"f": print}), "metadata: is not JSON"),
         (lambda path: ps.save_checkpoint(path, {}, 0, metadata={"x": float("nan")}), "metadata: is not JSON"),
         (lambda path: ps.save_checkpoint(path, {}, 0, metadata={1: 2, "1": 3}), "a name comes twice"),
-        (lambda path: ps.save_checkpoint(path, {}, 0, metadata=[1]), "metadata: is not JSON"),
+        (lambda path: ps.save_checkpoint(path, {}, 0, metadata=[1]), r"metadata=\[1\] is of type list"),
         (lambda path: ps.AsyncCheckpoints(path, keep=0), "keep=0 is not at least 1"),
         (lambda path: ps.AsyncCheckpoints(path).save({}, step=-1), "step=-1 is not at least 0"),
         (lambda path: ps.load_checkpoint(path, {}), "holds no checkpoint"),

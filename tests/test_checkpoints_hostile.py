@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from saved_trees import (
     ARRAYS,
     MANIFEST,
@@ -225,6 +226,47 @@ def test_a_header_that_lies_takes_no_memory(tmp_path):
             ps.load_checkpoint(tmp_path, weights())
         assert tracemalloc.get_traced_memory()[1] < 2**20
         tracemalloc.stop()
+
+
+#: What is much where it is parsed, and little where it is written.
+DENSE = {
+    "lists": lambda number: "[]",
+    "objects": lambda number: '{"":0}',
+    "small strings": lambda number: f'"{number % 900:02}"',
+    "small numbers": lambda number: "999",
+    "fractions": lambda number: "0.5",
+    "many names": lambda number: f'{{"{number:x}":0,"a{number:x}":0,"b{number:x}":0}}',
+    "letters from afar": lambda number: '"abcdefghijklmnop\\ud83d\\ude00"',
+    "deep": lambda number: '[{"":[{"":[[]]}]}]',
+}
+
+
+@pytest.mark.parametrize("item", DENSE)
+def test_a_manifest_takes_no_more_memory_than_its_length_allows(tmp_path, item):
+    folder = ps.save_checkpoint(tmp_path, weights(), step=1)
+    text = "[" + ",".join(DENSE[item](number) for number in range(2**17)) + "]"
+    (folder / MANIFEST).write_text(text)
+    tracemalloc.start()
+    with pytest.raises(ps.CorruptCheckpointError, match=r"more than .* of memory|is no manifest"):
+        ps.load_checkpoint(tmp_path, weights())
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 10 * len(text) + 2**21
+
+
+def test_one_dict_of_many_names_takes_no_more_either(tmp_path):
+    folder = ps.save_checkpoint(tmp_path, weights(), step=1)
+    (folder / MANIFEST).write_text("{" + ",".join(f'"{number:x}":0' for number in range(2**17)) + "}")
+    with pytest.raises(ps.CorruptCheckpointError, match=r"more than .* of memory"):
+        ps.load_checkpoint(tmp_path, weights())
+
+
+def test_what_we_write_is_never_too_much(tmp_path):
+    state = {f"layer{number}": {"w": torch.zeros(1), "ü": number, "none": 0.5} for number in range(3000)}
+    history = {"loss": [(0.1 * number).hex() for number in range(30_000)], "in_epoch": [*range(30_000)]}
+    ps.save_checkpoint(tmp_path, state, step=1, metadata={"history": history, "short": ["0x0.0p+0"] * 30_000})
+    assert ps.checkpoint_metadata(tmp_path)["history"] == history
+    assert_same(ps.load_checkpoint(tmp_path, state), state)
 
 
 def test_a_huge_manifest_is_not_read(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -361,3 +363,67 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path):
 def test_killed_at_50_moments(tmp_path):
     epochs = killed_while_training(tmp_path, times=50)
     assert_same(fit(checkpoint=tmp_path, resume=True, epochs=epochs), fit(epochs=epochs))
+
+
+class Slow(Dataset[Any]):
+    """Rows, of which none comes in the time of a test from the third batch on, if that is asked for."""
+
+    def __init__(self, endless: bool) -> None:
+        self.endless = endless
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.endless and row >= 26:
+            time.sleep(1000)
+        return X[row], Y[row]
+
+
+def by_workers(endless: bool = False) -> DataLoader[Any]:
+    return DataLoader(Slow(endless), batch_size=13, num_workers=2)
+
+
+def train_in_a_group(path: Path, awaiting: bool, told: Any) -> None:
+    """Leave the process group of the tests; tell when the second step is being taken, or has been."""
+    os.setpgid(0, 0)
+    torch.set_num_threads(1)
+    taken = 0
+
+    def loss(params: Any, batch: Any) -> torch.Tensor:
+        nonlocal taken
+        taken += 1
+        if taken == 2:
+            told.set()
+            for _ in range(0 if awaiting else 20):
+                time.sleep(0.05)  # the workers end in the middle of the step
+        return evaluate_loss(params, batch)
+
+    options: Any = {**OPTIONS, "batch_size": None}
+    ps.fit(loss, ps.sgd(0.1), PARAMS, by_workers(awaiting), checkpoint=path, **options)
+
+
+@pytest.mark.parametrize(
+    "number, awaiting", [(signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGINT, False)]
+)
+def test_a_signal_to_the_workers_of_a_loader_too_ends_the_run_with_a_checkpoint(tmp_path, number, awaiting):
+    context = multiprocessing.get_context("fork")
+    told = context.Event()
+    process = context.Process(target=train_in_a_group, args=(tmp_path, awaiting, told))
+    process.start()
+    try:
+        assert told.wait(60)
+        time.sleep(0.5 if awaiting else 0.1)
+        os.killpg(process.pid or 0, number)
+        process.join(60)
+    finally:
+        if process.is_alive():
+            os.killpg(process.pid or 0, signal.SIGKILL)
+    assert process.exitcode == (128 + number if number == signal.SIGTERM else 1)
+    assert ps.checkpoint_steps(tmp_path) == [2]
+    options: Any = {**OPTIONS, "batch_size": None}
+    found, expected = (
+        ps.fit(evaluate_loss, ps.sgd(0.1), PARAMS, by_workers(), **options, **more)
+        for more in ({"checkpoint": tmp_path, "resume": True}, {})
+    )
+    assert_same(found, expected)

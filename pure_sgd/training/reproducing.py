@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import collections
 import os
 from collections.abc import Callable
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from ..arguments import typed
 from ..errors import PureSGDError
 from ..transforms import GradientTransformation
-from ..tree.traversal import children, is_node
 from .checkpoints import checkpoint_metadata, checkpoint_steps, load_checkpoint, save_checkpoint
 from .faults import Fault, find_fault
+from .outlines import like_outline, outline
 from .state import TrainState, init_train_state
 
 __all__ = ["FaultyStep", "load_fault", "replay_fault", "save_fault"]
 
-#: By its name as a string: the type checker wants the fields written out.
-_namedtuple: Any = attrgetter("namedtuple")(collections)
-
 Directory = str | os.PathLike[str]
-#: A leaf of each kind that a checkpoint holds besides tensors.
-PLAIN = {"bool": False, "int": 0, "float": 0.0, "str": ""}
 
 
 class FaultyStep(NamedTuple):
@@ -58,7 +49,7 @@ def save_fault(directory: Directory, step: FaultyStep, metadata: dict[str, Any])
     number = int(step.state.step)
     if number in checkpoint_steps(directory):
         return Path(directory)
-    forms = {"batch": _form(step.batch), "extra": _form(step.extra)}
+    forms = {"batch": outline(step.batch), "extra": outline(step.extra)}
     save_checkpoint(directory, step._asdict(), number, metadata={**metadata, **forms})
     return Path(directory)
 
@@ -94,7 +85,7 @@ def load_fault(directory: Directory, tx: GradientTransformation, params: Any) ->
             str(directory), "holds no faulty step", "Pass the path that the error of fit named"
         )
     state = init_train_state(params, tx)
-    batch, extra = (_like(metadata[name], state.step.device) for name in ("batch", "extra"))
+    batch, extra = (like_outline(metadata[name], state.step.device) for name in ("batch", "extra"))
     return FaultyStep(**load_checkpoint(directory, FaultyStep(state, batch, extra)._asdict()))
 
 
@@ -130,38 +121,3 @@ def replay_fault(
     """
     state, batch, extra = load_fault(directory, tx, params)
     return find_fault(loss, tx, state, batch, has_aux=has_aux, **extra)
-
-
-def _form(node: Any) -> Any:
-    """A tree without its values, as JSON: what :func:`_like` makes a tree like it of."""
-    if node is None:
-        return None
-    if not is_node(node):
-        if isinstance(node, torch.Tensor):
-            return {"tensor": [str(node.dtype).removeprefix("torch."), list(node.shape)]}
-        return {"plain": type(node).__name__}
-    if isinstance(node, dict):
-        return {"dict": [[key, _form(child)] for key, child in node.items()]}
-    if hasattr(node, "_fields"):
-        return {"fields": [[name, _form(getattr(node, name))] for name in node._fields]}
-    return {type(node).__name__: [_form(child) for _, child in children(node)]}
-
-
-def _like(form: Any, device: torch.device) -> Any:
-    if form is None:
-        return None
-    ((kind, content),) = form.items()
-    if kind == "tensor":
-        dtype, shape = content
-        # One number that stands for all: the file says how many there are.
-        return torch.zeros((), dtype=getattr(torch, dtype), device=device).expand(shape)
-    if kind == "plain":
-        return PLAIN[content]
-    if kind == "dict":
-        return {key: _like(item, device) for key, item in content}
-    if kind == "fields":
-        return _namedtuple("Batch", [name for name, _ in content])(
-            *[_like(item, device) for _, item in content]
-        )
-    found = [_like(child, device) for child in content]
-    return tuple(found) if kind == "tuple" else found

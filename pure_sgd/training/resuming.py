@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import PureSGDError
-from .checkpoints import AsyncCheckpoints, checkpoint_metadata, checkpoint_steps, load_checkpoint
+from .checkpoints import AsyncCheckpoints, checkpoint_metadata, checkpoint_steps
+from .checkpoints.loading import load_step, newest_intact
 from .state import TrainState
 from .step import Metrics
+from .together import ALONE, Together
 
 __all__ = ["Interruption", "Run", "load_run", "saving_runs", "signals_wait"]
 
@@ -36,9 +39,11 @@ class Run(NamedTuple):
 
 @contextmanager
 def saving_runs(
-    directory: Directory | None, setting: dict[str, Any], done: int
+    directory: Directory | None, setting: dict[str, Any], done: int, together: Together = ALONE
 ) -> Generator[Callable[[Run], None], None, None]:
     """``save(run)``, which writes a run behind it, unless it is still where it was ``done`` or last saved.
+
+    Of ranks that take the run together the first writes for all.
 
     Example:
         >>> import tempfile
@@ -61,14 +66,21 @@ def saving_runs(
         def save(run: Run) -> None:
             nonlocal done
             if run.done != done:
-                checkpoints.save(run.state, run.done, metadata=_metadata(run, setting))
+                metadata = _metadata(run, setting, together.each(run.place))
+                together.first(lambda: checkpoints.save(run.state, run.done, metadata=metadata))
                 done = run.done
 
         yield save
+        together.first(checkpoints.wait)
 
 
-def load_run(directory: Directory, like: TrainState, setting: dict[str, Any]) -> Run | None:
+def load_run(
+    directory: Directory, like: TrainState, setting: dict[str, Any], together: Together = ALONE
+) -> Run | None:
     """The newest run that was saved and is intact, or None where there is none.
+
+    Ranks that take the run together go on with the same; where their number has changed, all from the place
+    of the first.
 
     Raises:
         PureSGDError: it was begun with another ``setting``, its state is unlike ``like``, or it is no run.
@@ -80,12 +92,17 @@ def load_run(directory: Directory, like: TrainState, setting: dict[str, Any]) ->
         >>> load_run("nowhere", ps.init_train_state(torch.ones(2), ps.sgd(0.1)), {}) is None
         True
     """
-    if not checkpoint_steps(directory):
+    steps = together.first(lambda: checkpoint_steps(directory))
+    if not steps:
         return None
-    state: TrainState = load_checkpoint(directory, like, fallback=True)
+
+    def load(step: int) -> TrainState:
+        return together.all(lambda: load_step(Path(directory), step, like))
+
+    state = newest_intact(Path(directory), steps, True, load)
     done = int(state.step)
     saved = checkpoint_metadata(directory, done)
-    if not saved.keys() >= {"epoch", "in_epoch", "history", "window", "place", "setting"}:
+    if not saved.keys() >= {"epoch", "in_epoch", "history", "window", "places", "setting"}:
         raise PureSGDError(
             str(directory), "holds a checkpoint that fit has not written", "Choose another directory"
         )
@@ -98,11 +115,15 @@ def load_run(directory: Directory, like: TrainState, setting: dict[str, Any]) ->
         for row in zip(*saved["window"].values(), strict=True)
     ]
     history = {name: [_read(value) for value in values] for name, values in saved["history"].items()}
-    return Run(state, saved["epoch"], saved["in_epoch"], done, history, window, saved["place"])
+    place = saved["places"][together.rank if len(saved["places"]) == together.ranks else 0]
+    return Run(state, saved["epoch"], saved["in_epoch"], done, history, window, place)
 
 
 class Interruption:
     """Which signal has come, if any.
+
+    Raises:
+        Exception: from ``taken``, what the batches raise where none has.
 
     Example:
         >>> from pure_sgd.training.resuming import Interruption
@@ -111,6 +132,33 @@ class Interruption:
     """
 
     signal: int | None = None
+    awaiting: bool = False  # a batch
+
+    def taken(self, batches: Iterable[Any], together: Together) -> Iterator[Any]:
+        """The batches, up to where they cannot be had because the signal has come to their makers too.
+
+        Of several ranks none may end by itself: the others would wait for it.
+        """
+        batches = iter(batches)
+        while True:
+            try:
+                self.awaiting = True
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception:
+                if self.signal is None or together.ranks > 1:
+                    raise
+                return
+            finally:
+                self.awaiting = False
+            yield batch
+
+    def heard(self, together: Together) -> bool:
+        """Whether one has come to any of the ranks; to those that it has not it has then, too."""
+        if number := together.most(self.signal or 0):
+            self.signal = number
+        return self.signal is not None
 
 
 @contextmanager
@@ -132,7 +180,7 @@ def signals_wait() -> Generator[Interruption, None, None]:
         Traceback (most recent call last):
         SystemExit: 143
     """
-    interruption, before = Interruption(), dict[int, Any]()
+    interruption, before, at_the_end = Interruption(), dict[int, Any](), ExitStack()
 
     def restore() -> None:
         for number, handler in before.items():
@@ -141,6 +189,7 @@ def signals_wait() -> Generator[Interruption, None, None]:
     def note(number: int, frame: FrameType | None) -> None:
         interruption.signal = number
         restore()
+        at_the_end.enter_context(_deaths_wait(interruption))
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -149,20 +198,41 @@ def signals_wait() -> Generator[Interruption, None, None]:
         yield interruption
     finally:
         restore()
+        at_the_end.close()
     if interruption.signal == signal.SIGINT:
         raise KeyboardInterrupt
     if interruption.signal is not None:
         raise SystemExit(128 + interruption.signal)
 
 
-def _metadata(run: Run, setting: dict[str, Any]) -> dict[str, Any]:
+@contextmanager
+def _deaths_wait(interruption: Interruption) -> Generator[None, None, None]:
+    """The signal may have ended the workers of a loader, too: whoever awaits no batch is not told."""
+    number = getattr(signal, "SIGCHLD", None)
+    handler = None if number is None else signal.getsignal(number)
+    if number is None or not callable(handler):
+        yield
+        return
+
+    def told(number: int, frame: FrameType | None) -> None:
+        if interruption.awaiting:
+            handler(number, frame)
+
+    signal.signal(number, told)
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
+
+
+def _metadata(run: Run, setting: dict[str, Any], places: list[Mapping[str, Any]]) -> dict[str, Any]:
     names = run.window[0] if run.window else {}
     return {
         "epoch": run.epoch,
         "in_epoch": run.in_epoch,
         "history": {name: [_written(value) for value in values] for name, values in run.history.items()},
         "window": {name: [_written(metrics[name].item()) for metrics in run.window] for name in names},
-        "place": run.place,
+        "places": places,
         "setting": setting,
     }
 

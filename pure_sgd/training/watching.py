@@ -90,6 +90,7 @@ class Watch:
     setting: dict[str, Any] = field(default_factory=dict[str, Any])
     rows: Callable[..., Iterable[torch.Tensor]] | None = None  # as of BatchSource
     trace: Callable[[int], tuple[FaultyStep, Place] | None] = lambda until: None
+    rank: int = 0  # each has rows of its own
 
     def settled(
         self, called: FaultyStep, state: TrainState, metrics: Metrics, place: Place
@@ -149,7 +150,8 @@ class Watch:
     def _place_of(self, step: int) -> Path:
         if self.directory is None:
             return Path(tempfile.mkdtemp(prefix="pure_sgd_fault_"))
-        return Path(self.directory) / "faults" / f"step_{step}"
+        name = f"step_{step}_rank_{self.rank}" if self.rank else f"step_{step}"
+        return Path(self.directory) / "faults" / name
 
 
 def first_bad_update(

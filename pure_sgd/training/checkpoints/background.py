@@ -9,6 +9,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any
 
+from ...arguments import typed
 from ...errors import check_count
 from .contents import Snapshot, snapshot
 from .saving import check_keep, save_snapshot
@@ -40,12 +41,14 @@ class AsyncCheckpoints:
         ([3, 4], {'w': tensor([5., 5.])})
     """
 
+    @typed
     def __init__(self, directory: str | os.PathLike[str], keep: int | None = 3) -> None:
         check_keep("AsyncCheckpoints", keep)
         self._root, self._keep = Path(directory), keep
         self._writer: Thread | None = None
         self._failure: Exception | None = None
 
+    @typed
     def save(self, state: Any, step: int, *, metadata: Mapping[str, Any] | None = None) -> None:
         """Copy ``state``, and leave the rest to the thread: the state may be written over, a donated one too.
 
@@ -60,6 +63,7 @@ class AsyncCheckpoints:
         self._writer = Thread(target=self._write, args=(snapshot(state, step, metadata),), daemon=True)
         self._writer.start()
 
+    @typed
     def wait(self) -> None:
         """Wait until the last checkpoint is written.
 

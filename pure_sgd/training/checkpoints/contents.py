@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from ... import functorch, tree
 from ...errors import PureSGDError
 
-__all__ = ["CorruptCheckpointError", "Leaf", "Snapshot", "described", "snapshot"]
+__all__ = ["CorruptCheckpointError", "Leaf", "Snapshot", "described", "held", "plain", "snapshot"]
 
 #: The dtypes that a checkpoint holds, and what safetensors calls them; it has complex128 as pairs of float64.
 DTYPES: dict[str, tuple[torch.dtype, str]] = {
@@ -92,6 +93,22 @@ def snapshot(state: Any, step: int, metadata: Mapping[str, Any] | None) -> Snaps
         >>> taken.values
         {"['w']": tensor([1., 1.])}
     """
+    return Snapshot(
+        step, {path: _copied(path, value) for path, value in held(state).items()}, plain(metadata)
+    )
+
+
+def held(state: Any) -> dict[str, Any]:
+    """The leaves of ``state`` by their paths.
+
+    Raises:
+        PureSGDError: one that a checkpoint does not hold.
+
+    Example:
+        >>> from pure_sgd.training.checkpoints.contents import held
+        >>> held({"rate": 0.5})
+        {"['rate']": 0.5}
+    """
     if functorch.within_transform():
         raise PureSGDError(
             "save_checkpoint", "was called inside vmap or grad", "Save what the mapped function returns"
@@ -102,16 +119,29 @@ def snapshot(state: Any, step: int, metadata: Mapping[str, Any] | None) -> Snaps
             raise PureSGDError(
                 path, "is the path of two leaves", "Use keys of a dict that are spelled differently"
             )
-        values[path] = _copied(path, value)
+        _check_kind(path, value)
+        values[path] = value
+    return values
+
+
+def plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``metadata`` as they are read later, whatever becomes of the caller's.
+
+    Raises:
+        PureSGDError: they are not JSON.
+
+    Example:
+        >>> from pure_sgd.training.checkpoints.contents import plain
+        >>> plain({"sizes": (1, 2)})
+        {'sizes': [1, 2]}
+    """
     try:
-        # Through text and back: what is read later is this, whatever becomes of the caller's.
         text = json.dumps({} if metadata is None else dict(metadata), allow_nan=False)
-        plain = json.loads(text, object_pairs_hook=without_duplicates)
+        return json.loads(text, object_pairs_hook=without_duplicates)
     except (TypeError, ValueError, RecursionError) as error:
         raise PureSGDError(
             "metadata", f"is not JSON: {error}", "Pass a dict of strings, numbers, lists and dicts"
         ) from None
-    return Snapshot(step, values, plain)
 
 
 def described(value: Any) -> Leaf:
@@ -155,16 +185,26 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _copied(path: str, value: Any) -> Any:
+    if isinstance(value, DTensor):
+        raise PureSGDError(
+            f"state{path}", "is spread over ranks", "Save it with pure_sgd.distributed.save_checkpoint"
+        )
+    if isinstance(value, torch.Tensor):
+        copied = value.detach().cpu().resolve_conj().resolve_neg()
+        return copied.clone(memory_format=torch.contiguous_format)
+    return value
+
+
+def _check_kind(path: str, value: Any) -> None:
     kind = type(value).__name__
     if isinstance(value, torch.Tensor):
         kind = f"tensor of dtype {value.dtype}, layout {value.layout}, on {value.device}"
         if described(value).dtype in DTYPES and value.layout == torch.strided and not value.is_meta:
-            plain = value.detach().cpu().resolve_conj().resolve_neg()
-            return plain.clone(memory_format=torch.contiguous_format)
+            return
     elif kind == "int" and abs(value) >= 10**LONGEST_INT:
         kind = f"int of more than {LONGEST_INT} digits"
     elif kind in KINDS:
-        return value
+        return
     raise PureSGDError(
         f"state{path}",
         f"is a {kind}, which a checkpoint does not hold",

@@ -11,6 +11,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ...arguments import typed
+
 __all__ = ["checkpoint_steps"]
 
 NAME = re.compile(r"step_([0-9]{10,})")
@@ -19,6 +21,7 @@ UNFINISHED, DISCARDED = ".unfinished-", ".discarded-"
 STALE = 3600.0
 
 
+@typed
 def checkpoint_steps(directory: str | os.PathLike[str]) -> list[int]:
     """The steps of which there are checkpoints, ascending; none where there is no such directory.
 
@@ -28,7 +31,7 @@ def checkpoint_steps(directory: str | os.PathLike[str]) -> list[int]:
         []
     """
     root = Path(directory)
-    paths = list(root.iterdir()) if root.is_dir() else []
+    paths = {*root.iterdir()} if root.is_dir() else set[Path]()
     found = [int(name[1]) for path in paths if is_folder(path) and (name := NAME.fullmatch(path.name))]
     # A name with more zeros than are written is not one of ours.
     return sorted(step for step in found if folder_of(root, step) in paths)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ... import tree
+from ...arguments import typed
 from ...errors import PureSGDError, check_count
 from .arrays import read_tensors
 from .contents import CorruptCheckpointError, Leaf, described
 from .directory import checkpoint_steps, folder_of, is_folder
 from .manifest import Manifest, read_manifest
+from .shards import read_shards, verify_files
 
-__all__ = ["checkpoint_metadata", "load_checkpoint"]
+__all__ = ["checkpoint_metadata", "form", "load_checkpoint", "load_step", "newest_intact", "verify_part"]
 
+T = TypeVar("T")
 MOST_DIFFERENCES = 20
 
 
+@typed
 def load_checkpoint(
     directory: str | os.PathLike[str],
     like: Any,
@@ -63,17 +68,36 @@ def load_checkpoint(
         {'w': tensor([1., 1.])}
     """
     root, steps = _chosen("load_checkpoint", directory, step)
-    for number in reversed(steps):
+
+    def load(step: int) -> Any:
+        return load_step(root, step, like, rename, partial)
+
+    return newest_intact(root, steps, fallback and step is None, load)
+
+
+def newest_intact(root: Path, steps: list[int], fallback: bool, load: Callable[[int], T]) -> T:
+    """``load(step)`` of the last of ``steps``; with ``fallback`` of the last that is intact.
+
+    Raises:
+        PureSGDError: there is none, and what ``load`` raises.
+
+    Example:
+        >>> from pure_sgd.training.checkpoints.loading import newest_intact
+        >>> newest_intact(Path("runs"), [1, 2], fallback=True, load=str)
+        '2'
+    """
+    for step in reversed(steps):
         try:
-            return _loaded(root, number, like, dict(rename or {}), partial)
+            return load(step)
         except CorruptCheckpointError as error:
-            if step is not None or not fallback:
+            if not fallback:
                 raise
-            warnings.warn(f"load_checkpoint: {error}", stacklevel=2)
+            warnings.warn(f"load_checkpoint: {error}", stacklevel=4)
     problem = "holds no checkpoint that is intact" if steps else "holds no checkpoint"
     raise PureSGDError(str(root), problem, "Save one with save_checkpoint, or pass its directory")
 
 
+@typed
 def checkpoint_metadata(directory: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
     """The ``metadata`` that was saved with a checkpoint, of the newest if no step is named.
 
@@ -109,17 +133,63 @@ def _opened(root: Path, step: int) -> Manifest:
     return read_manifest(folder, step)
 
 
-def _loaded(root: Path, step: int, like: Any, rename: dict[str, str], partial: bool) -> Any:
-    folder, leaves = folder_of(root, step), _opened(root, step).leaves
+def load_step(
+    root: Path,
+    step: int,
+    like: Any,
+    rename: Mapping[str, str] | None = None,
+    partial: bool = False,
+    verified: bool = False,
+) -> Any:
+    """What :func:`load_checkpoint` gives of one step; ``verified`` where :func:`verify_part` was called.
+
+    Raises:
+        PureSGDError: as :func:`load_checkpoint`.
+
+    Example:
+        >>> import tempfile
+        >>> import pure_sgd as ps
+        >>> from pure_sgd.training.checkpoints.loading import load_step
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = ps.save_checkpoint(directory, {"rate": 0.5}, step=7)
+        ...     load_step(Path(directory), 7, like={"rate": 0.0})
+        {'rate': 0.5}
+    """
+    folder, (_, _, leaves, files) = folder_of(root, step), _opened(root, step)
     named = tree.named_leaves(like)
-    sources = {path: _renamed(path, rename) for path, _ in named}
+    sources = {path: _renamed(path, dict(rename or {})) for path, _ in named}
     _check_fit(folder, leaves, named, sources, partial)
     wanted = {path: leaves[path] for path in sources.values() if path in leaves}
     tensors = [path for path, leaf in wanted.items() if leaf.kind == "tensor"]
     values = {path: _number(leaf) for path, leaf in wanted.items() if leaf.kind != "tensor"}
-    values.update(read_tensors(folder, leaves, tensors))
+    if files is None:
+        values.update(read_tensors(folder, leaves, tensors))
+    else:
+        if not verified:
+            verify_part(root, step, 0, 1)
+        placed = {sources[path]: leaf for path, leaf in named}
+        values.update(read_shards(folder, leaves, {path: placed[path] for path in tensors}))
     _, rebuild = tree.flatten(like)
     return rebuild([_placed(values.get(sources[path], leaf), leaf) for path, leaf in named])
+
+
+def verify_part(root: Path, step: int, rank: int, ranks: int) -> None:
+    """Verify the files of which each rank has written one; of so many ranks each sees to a part of them.
+
+    Raises:
+        CorruptCheckpointError: one of them is not what was written.
+
+    Example:
+        >>> import tempfile
+        >>> import pure_sgd as ps
+        >>> from pure_sgd.training.checkpoints.loading import verify_part
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = ps.save_checkpoint(directory, {"rate": 0.5}, step=7)
+        ...     verify_part(Path(directory), 7, rank=0, ranks=1)
+    """
+    files = _opened(root, step).files
+    if files is not None:
+        verify_files(folder_of(root, step), files, sorted(files)[rank::ranks])
 
 
 def _renamed(path: str, rename: dict[str, str]) -> str:
@@ -144,8 +214,8 @@ def _check_fit(
         stored, expected = leaves.get(sources[path]), described(value)
         if stored is None:
             found += [] if partial else [f"{path} is not in the file"]
-        elif _form(stored) != _form(expected):
-            found.append(f"{path} is {_form(stored)} in the file, expected {_form(expected)}")
+        elif form(stored) != form(expected):
+            found.append(f"{path} is {form(stored)} in the file, expected {form(expected)}")
     if not partial:
         unexpected = leaves.keys() - sources.values()
         found += [f"{path} is in the file, and nobody expects it" for path in sorted(unexpected)]
@@ -155,7 +225,14 @@ def _check_fit(
         raise PureSGDError(str(folder), "; ".join(found[:MOST_DIFFERENCES]) + more, remedy)
 
 
-def _form(leaf: Leaf) -> str:
+def form(leaf: Leaf) -> str:
+    """What a leaf must be to take the place of another.
+
+    Example:
+        >>> from pure_sgd.training.checkpoints.loading import form
+        >>> form(described(torch.ones(2)))
+        'float32 (2,)'
+    """
     return f"{leaf.dtype} {leaf.shape}" if leaf.kind == "tensor" else leaf.kind
 
 
@@ -164,4 +241,6 @@ def _number(leaf: Leaf) -> Any:
 
 
 def _placed(value: Any, like: Any) -> Any:
+    if isinstance(like, DTensor) and not isinstance(value, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return value.to(like.device) if isinstance(value, torch.Tensor) else value

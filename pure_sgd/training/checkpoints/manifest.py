@@ -5,21 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import PureSGDError
 from .arrays import file_size
-from .contents import DTYPES, KINDS, Leaf, corrupt, without_duplicates
+from .bounded import bounded_json
+from .contents import DTYPES, KINDS, Leaf, corrupt
 
-__all__ = ["Manifest", "read_manifest", "write_manifest"]
+__all__ = ["File", "Manifest", "read_manifest", "write_manifest"]
 
 FORMAT = "pure_sgd checkpoint 2"
+SHARDED = "pure_sgd sharded checkpoint 1"
 MANIFEST = "manifest.json"
-#: Bytes that are read at most: a leaf takes about two hundred, and as Python's objects ten times as many.
+#: The names that torch.distributed.checkpoint gives.
+SHARD = re.compile(r"shard-[0-9]{5,}-model-00001-of-00001\.safetensors")
+#: Bytes that are read at most: a leaf takes about two hundred.
 LARGEST_MANIFEST = 2**26
 FIELDS = {"format", "library", "step", "metadata", "leaves", "sha256"}
+FORMATS = {FORMAT: FIELDS, SHARDED: FIELDS | {"files"}}
+
+
+class File(NamedTuple):
+    """What the manifest says of a file that one rank has written."""
+
+    size: int
+    sha256: str
 
 
 class Manifest(NamedTuple):
@@ -28,6 +41,7 @@ class Manifest(NamedTuple):
     step: int
     metadata: dict[str, Any]
     leaves: dict[str, Leaf]
+    files: dict[str, File] | None = None  # by name, of a state that was spread over ranks
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -42,7 +56,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         {}
     """
     leaves = {path: leaf._asdict() for path, leaf in manifest.leaves.items()}
-    body = {"format": FORMAT, "library": _library(), **manifest._asdict(), "leaves": leaves}
+    body: dict[str, Any] = {"format": FORMAT, "library": _library(), **manifest._asdict(), "leaves": leaves}
+    if (files := body.pop("files")) is not None:
+        body.update(format=SHARDED, files={name: file._asdict() for name, file in files.items()})
     with (folder / MANIFEST).open("xb") as file:
         file.write(json.dumps({**body, "sha256": _digest(body)}, indent=1).encode())
         file.flush()
@@ -68,19 +84,21 @@ Load another step, or pass fallback=True for the newest that is intact.
         raise corrupt(folder, f"{MANIFEST} has {size} bytes, more than any has")
     try:
         with (folder / MANIFEST).open("rb") as file:
-            body = json.loads(file.read(size), object_pairs_hook=without_duplicates)
+            body = bounded_json(file.read(size).decode("ascii"))
         if not isinstance(body, dict) or "format" not in body:
             raise corrupt(folder, f"{MANIFEST} is no manifest")
-        if body["format"] != FORMAT:
-            raise corrupt(folder, f"its format is {body['format']!r}, and this version reads {FORMAT!r}")
-        if set(body) != FIELDS or body.pop("sha256") != _digest(body):
+        if body["format"] not in (*FORMATS,):
+            raise corrupt(folder, f"its format is {body['format']!r}, and this version reads {[*FORMATS]}")
+        if set(body) != FORMATS[body["format"]] or body.pop("sha256") != _digest(body):
             raise corrupt(folder, f"{MANIFEST} does not have its checksum")
-        leaves = {path: _leaf(path, **fields) for path, fields in body["leaves"].items()}
+        files = {name: _file(name, **fields) for name, fields in body.get("files", {}).items()}
+        sharded = body["format"] == SHARDED
+        leaves = {path: _leaf(path, sharded, **fields) for path, fields in body["leaves"].items()}
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, PureSGDError):
             raise
         raise corrupt(folder, f"{MANIFEST} cannot be read ({error})") from None
-    manifest = Manifest(body["step"], body["metadata"], leaves)
+    manifest = Manifest(body["step"], body["metadata"], leaves, files if sharded else None)
     if type(manifest.step) is not int or type(manifest.metadata) is not dict:
         raise corrupt(folder, f"{MANIFEST} has no step or no metadata")
     if manifest.step != step:
@@ -88,7 +106,7 @@ Load another step, or pass fallback=True for the newest that is intact.
     return manifest
 
 
-def _leaf(path: str, kind: Any, dtype: Any, shape: Any, sha256: Any, value: Any) -> Leaf:
+def _leaf(path: str, sharded: bool, kind: Any, dtype: Any, shape: Any, sha256: Any, value: Any) -> Leaf:
     """One entry.
 
     Raises:
@@ -96,13 +114,26 @@ def _leaf(path: str, kind: Any, dtype: Any, shape: Any, sha256: Any, value: Any)
     """
     if kind == "tensor":
         sizes = type(shape) is list and all(type(size) is int and 0 <= size < 2**63 for size in shape)
-        sound = dtype in DTYPES and sizes and type(sha256) is str and value is None
+        # What is spread over files has no checksum of its own.
+        summed = sha256 is None if sharded else type(sha256) is str
+        sound = dtype in DTYPES and sizes and summed and value is None
     else:
         sound = kind in KINDS and type(value) is KINDS[kind] and (dtype, shape, sha256) == (None, [], None)
         sound = sound and (kind != "float" or float.fromhex(str(value)).hex() == value)
     if not sound:
         raise ValueError(f"{path} is no leaf")
     return Leaf(kind, dtype, tuple(shape), sha256, value)
+
+
+def _file(name: str, size: Any, sha256: Any) -> File:
+    """One entry.
+
+    Raises:
+        ValueError: it says what :func:`write_manifest` never says.
+    """
+    if not (SHARD.fullmatch(name) and type(size) is int and size >= 0 and type(sha256) is str):
+        raise ValueError(f"{name} is no file of a rank")
+    return File(size, sha256)
 
 
 def _digest(body: dict[str, Any]) -> str:

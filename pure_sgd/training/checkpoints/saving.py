@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...arguments import typed
 from ...errors import PureSGDError, check_count
 from .arrays import read_tensors, write_tensors
 from .contents import CorruptCheckpointError, Snapshot, checksum, described, snapshot
@@ -22,10 +24,12 @@ from .directory import (
     unfinished_folder,
 )
 from .manifest import Manifest, read_manifest, write_manifest
+from .shards import verify_files
 
-__all__ = ["save_checkpoint", "save_snapshot"]
+__all__ = ["new_checkpoint", "save_checkpoint", "save_snapshot"]
 
 
+@typed
 def save_checkpoint(
     directory: str | os.PathLike[str],
     state: Any,
@@ -82,23 +86,46 @@ def save_snapshot(root: Path, taken: Snapshot, keep: int | None) -> Path:
         ...     save_snapshot(Path(name), snapshot({}, step=7, metadata=None), keep=3).name
         'step_0000000007'
     """
-    final = folder_of(root, taken.step)
+    with new_checkpoint(root, taken.step, keep) as unfinished:
+        _write(unfinished, taken)
+        _verify(unfinished, taken.step)
+    return folder_of(root, taken.step)
+
+
+@contextmanager
+def new_checkpoint(root: Path, step: int, keep: int | None) -> Generator[Path]:
+    """A folder that becomes the checkpoint of ``step`` at the end of the block; gone if that raises.
+
+    Raises:
+        PureSGDError: the step is there already and intact.
+        OSError: the disk is full or not writable.
+
+    Example:
+        >>> import tempfile
+        >>> from pure_sgd.training.checkpoints.saving import new_checkpoint
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     with new_checkpoint(Path(name), 7, keep=3) as folder:
+        ...         write_manifest(folder, Manifest(7, {}, {}))
+        ...     [path.name for path in Path(name).iterdir()]
+        ['step_0000000007']
+    """
+    final = folder_of(root, step)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with unfinished_folder(root) as unfinished:
-            _write(unfinished, taken)
-            _verify(unfinished, taken.step)
-            _make_room(final, taken.step)
+            yield unfinished
+            sync_folder(unfinished)
+            _make_room(final, step)
             unfinished.rename(final)
         sync_folder(root)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}, so nothing was saved", str(final)) from error
     # What is newer than this one is corrupt, or another run's: no reason to delete this one or its like.
-    older = [step for step in checkpoint_steps(root) if step < taken.step]
-    for step in older[: len(older) - keep + 1 if keep else 0]:
-        discard(folder_of(root, step))
+    if keep is not None:
+        older = [before for before in checkpoint_steps(root) if before < step]
+        for before in older[: len(older) - keep + 1]:
+            discard(folder_of(root, before))
     clean(root)
-    return final
 
 
 def check_keep(where: str, keep: int | None) -> None:
@@ -114,7 +141,6 @@ def _write(folder: Path, taken: Snapshot) -> None:
             leaves[path] = leaves[path]._replace(sha256=checksum(value))
     write_tensors(folder, taken.values, leaves)
     write_manifest(folder, Manifest(taken.step, taken.metadata, leaves))
-    sync_folder(folder)
 
 
 def _verify(folder: Path, step: int) -> None:
@@ -123,7 +149,10 @@ def _verify(folder: Path, step: int) -> None:
     Raises:
         CorruptCheckpointError: it is not what was written.
     """
-    leaves = read_manifest(folder, step).leaves
+    _, _, leaves, files = read_manifest(folder, step)
+    if files is not None:
+        verify_files(folder, files, [*files])
+        return
     for _ in read_tensors(folder, leaves, [path for path, leaf in leaves.items() if leaf.kind == "tensor"]):
         pass
 
