@@ -157,6 +157,7 @@ from .training import CorruptCheckpointError as CorruptCheckpointError
 from .training import Fault as Fault
 from .training import FaultyStep as FaultyStep
 from .training import FitResult as FitResult
+from .training import History as History
 from .training import NonFiniteError as NonFiniteError
 from .training import SweepResult as SweepResult
 from .training import TrainState as TrainState
@@ -196,6 +197,7 @@ from .transforms import InjectHyperparamsState as InjectHyperparamsState
 from .transforms import LookaheadState as LookaheadState
 from .transforms import MaskedNode as MaskedNode
 from .transforms import MaskedState as MaskedState
+from .transforms import MasterWeightsState as MasterWeightsState
 from .transforms import Measure as Measure
 from .transforms import MeasureWithEmaState as MeasureWithEmaState
 from .transforms import MechanizeState as MechanizeState
@@ -290,6 +292,7 @@ from .transforms import keep_params_nonnegative as keep_params_nonnegative
 from .transforms import learning_rate as learning_rate
 from .transforms import lookahead as lookahead
 from .transforms import masked as masked
+from .transforms import master_weights as master_weights
 from .transforms import measure_with_ema as measure_with_ema
 from .transforms import mechanize as mechanize
 from .transforms import monitor as monitor

@@ -26,6 +26,14 @@ def same_random_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_open_figures():
+    """What a test draws is closed behind it."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(autouse=True)
 def no_compiled_functions():
     """Each test starts with no compiled function.
 

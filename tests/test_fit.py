@@ -187,23 +187,6 @@ def test_the_plateau_may_follow_the_held_out_loss():
     assert history["learning_rate"] == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.025])
 
 
-def test_the_bar_counts_steps(capsys: Any, monkeypatch: Any):
-    from pure_sgd.training import loop
-
-    bars = []
-
-    class Bar(loop.tqdm):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            assert options.pop("disable") is None  # shown where standard error is a terminal
-            super().__init__(*args, disable=False, **options)
-            bars.append(self)
-
-    monkeypatch.setattr(loop, "tqdm", Bar)
-    ps.fit(LOSS, TX, PARAMS, (X, Y), epochs=2, batch_size=10)
-    assert (bars[0].n, bars[0].total, bars[0].unit) == (10, 10, "step")
-    assert "loss=" in capsys.readouterr().err
-
-
 def test_full_mini_batch_and_pure_sgd_are_one_setting():
     """The closer to full gradient descent, the closer the end to the least squares solution."""
     best = ps.models.least_squares(X, Y)

@@ -10,20 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 import pure_sgd as ps
 from pure_sgd.plotting import plot_history, plot_schedules
 
-HISTORY = {
-    "epoch": [0.0, 1.0, 2.0],
-    "step": [10.0, 20.0, 30.0],
-    "loss": [3.0, 2.0, 1.0],
-    "val_loss": [3.5, 2.5, 1.5],
-    "val_loss_averaged": [3.4, 2.4, 1.4],
-    "learning_rate": [0.1, 0.05, 0.02],
-    "grad_norm": [5.0, 4.0, 2.0],
-    "val_error": [0.3, 0.2, 0.1],
-}
+HISTORY = ps.History(
+    epoch=[0.0, 1.0, 2.0],
+    step=[10.0, 20.0, 30.0],
+    loss=[3.0, 2.0, 1.0],
+    val_loss=[3.5, 2.5, 1.5],
+    val_loss_averaged=[3.4, 2.4, 1.4],
+    learning_rate=[0.1, 0.05, 0.02],
+    grad_norm=[5.0, 4.0, 2.0],
+    val_error=[0.3, 0.2, 0.1],
+)
 
 
 def lines(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
@@ -49,7 +51,7 @@ def sentence_of(call: Callable[[], Any]) -> str:
 
 
 def test_history_is_drawn_in_two_panels_losses_above_the_learning_rate():
-    losses, rate = plot_history(HISTORY).axes
+    losses, rate = plot_history(HISTORY)
     assert lines(losses) == {
         "training": (HISTORY["epoch"], HISTORY["loss"]),
         "held out": (HISTORY["epoch"], HISTORY["val_loss"]),
@@ -67,15 +69,14 @@ def test_history_is_drawn_in_two_panels_losses_above_the_learning_rate():
 
 
 def test_what_was_not_recorded_is_left_out():
-    (losses,) = plot_history({"epoch": [0, 1], "loss": [2.0, 1.0]}).axes
+    (losses,) = plot_history({"epoch": [0, 1], "loss": [2.0, 1.0]})
     assert list(lines(losses)) == ["training"]
     assert legend(losses) is None
     assert losses.get_xlabel() == "epoch"
 
 
 def test_panels_and_the_x_axis_can_be_named():
-    figure = plot_history(HISTORY, panels=[["grad_norm"], ["val_error", "no_such"]], by="step")
-    norm, error = figure.axes
+    norm, error = HISTORY.plot(["grad_norm"], ["val_error", "no_such"], by="step")
     assert lines(norm) == {"gradient norm": (HISTORY["step"], HISTORY["grad_norm"])}
     assert norm.get_ylabel() == "gradient norm"
     # A quantity without a readable name goes by its own.
@@ -99,7 +100,7 @@ def test_what_fit_records_can_be_drawn():
         progress=False,
         evaluate=lambda params: loss(params, held_out),
     )
-    losses, rate = plot_history(history).axes
+    losses, rate = history.plot()
     assert len(lines(losses)) == 3
     assert lines(rate) == {"learning rate": (history["epoch"], history["learning_rate"])}
 
@@ -127,8 +128,8 @@ SCHEDULES = {
 
 
 def test_every_schedule_has_a_panel_of_its_own_on_common_axes():
-    figure = plot_schedules(SCHEDULES, 40)
-    shown = [axes for axes in figure.axes if axes.get_visible()]
+    shown = plot_schedules(SCHEDULES, 40)
+    figure: Any = shown[0].get_figure()
     assert [axes.get_title() for axes in shown] == list(SCHEDULES)
     assert len({axes.get_ylim() for axes in shown}) == 1
     assert len({axes.get_xlim() for axes in shown}) == 1
@@ -142,29 +143,32 @@ def test_every_schedule_has_a_panel_of_its_own_on_common_axes():
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("step", "learning rate")
 
 
-@pytest.mark.parametrize("count, panels", [(1, 1), (3, 3), (4, 4), (5, 8), (6, 8)])
-def test_panels_are_laid_out_four_in_a_row(count: int, panels: int):
+@pytest.mark.parametrize("count, rows", [(1, 1), (3, 1), (4, 1), (5, 2), (6, 2)])
+def test_panels_are_laid_out_four_in_a_row(count: int, rows: int):
     few = dict(list(SCHEDULES.items())[:count])
-    axes = plot_schedules(few, 5).axes
-    assert len(axes) == panels
-    assert sum(panel.get_visible() for panel in axes) == count
+    panels = plot_schedules(few, 5)
+    figure: Any = panels[0].get_figure()
+    assert figure.axes == panels
+    assert len(panels) == count
+    grid: Any = panels[0].get_subplotspec()
+    assert grid.get_gridspec().get_geometry() == (rows, min(count, 4))
 
 
 def test_the_lowest_panel_of_each_column_has_numbers_on_its_x_axis():
     for count in (1, 3, 4, 5, 6):
-        axes = plot_schedules(dict(list(SCHEDULES.items())[:count]), 5).axes
+        axes = plot_schedules(dict(list(SCHEDULES.items())[:count]), 5)
         numbered = [panel for panel in axes if panel.xaxis.get_tick_params()["labelbottom"]]
-        assert [panel for panel in numbered if panel.get_visible()] == axes[:count][-4:]
+        assert numbered == axes[-4:]
 
 
 def test_epochs_and_steps_are_counted_in_whole_numbers():
-    for figure in (plot_history(HISTORY), plot_schedules(SCHEDULES, 3)):
-        assert all(tick == round(tick) for axes in figure.axes for tick in axes.get_xticks())
+    for axes in plot_history(HISTORY) + plot_schedules(SCHEDULES, 3):
+        assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_a_logarithmic_axis_on_demand():
-    figure = plot_schedules({"step": SCHEDULES["step"]}, 40, log_scale=True)
-    assert [axes.get_yscale() for axes in figure.axes] == ["log"]
+    panels = plot_schedules({"step": SCHEDULES["step"]}, 40, log_scale=True)
+    assert [axes.get_yscale() for axes in panels] == ["log"]
 
 
 def test_nothing_to_draw_is_refused():
@@ -172,7 +176,7 @@ def test_nothing_to_draw_is_refused():
         "plot_schedules: got no schedule. Pass some by name, such as {'step': step_schedule(0.1, 30)}."
     )
     assert sentence_of(lambda: plot_schedules(SCHEDULES, 0)) == (
-        "plot_schedules: steps=0 is not at least 1. Pass a steps at least 1."
+        "plot_schedule: steps=0 is not at least 1. Pass a steps at least 1."
     )
 
 
@@ -188,21 +192,34 @@ def test_nothing_to_draw_is_refused():
 )
 def test_a_figure_saves_as_a_picture(draw: Callable[[], Any], inches: tuple[float, float], tmp_path: Path):
     path = tmp_path / "figure.png"
-    draw().savefig(path, dpi=100)
+    draw()
+    pyplot.savefig(path, dpi=100)
     assert png_size(path) == tuple(round(100 * length) for length in inches)
     assert path.stat().st_size > 4000
 
 
-def test_figures_leave_no_trace_in_pyplot():
-    from matplotlib import pyplot
+def test_what_is_drawn_is_the_figure_of_pyplot():
+    """So that plt.show and plt.savefig show it, and a notebook does by itself."""
+    assert plot_history(HISTORY)[0].get_figure() is pyplot.gcf()
+    assert plot_schedules(SCHEDULES, 5)[0].get_figure() is pyplot.gcf()
 
-    plot_history(HISTORY)
-    plot_schedules(SCHEDULES, 5)
+
+def test_in_given_axes_nothing_of_pyplot_is_touched():
+    plot_history(HISTORY, ax=Figure().subplots(2, 1))
     assert pyplot.get_fignums() == []
 
 
+def test_lines_in_ink_are_light_on_a_dark_background():
+    risk = ps.theory.risk(ps.sgd(0.5), ps.theory.NoisyQuadratic(1.0, 1.0), 3)
+    for style, colour in (("default", "black"), ("dark_background", "white")):
+        with pyplot.style.context(style):
+            (axes,) = ps.plotting.plot_risk(risk)
+            assert axes.lines[0].get_color() == colour
+
+
 def test_without_matplotlib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.delattr("matplotlib.pyplot")
     for draw in (lambda: plot_history(HISTORY), lambda: plot_schedules(SCHEDULES, 5)):
         assert sentence_of(draw) == (
             "plotting: matplotlib is not installed. Install it: pip install pure_sgd[plot]."

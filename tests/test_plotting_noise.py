@@ -14,8 +14,9 @@ plotting = ps.plotting
 
 
 def test_the_variance_of_mini_batches_is_drawn_over_its_law():
-    figure = plotting.plot_minibatch_variance([1, 10, 100], [8.1, 0.79, 0.01], 8.0, 100, [0.1, 0.01, 0.001])
-    axes: Any = figure.axes[0]
+    axes: Any = plotting.plot_minibatch_variance(
+        [1, 10, 100], [8.1, 0.79, 0.01], 8.0, 100, [0.1, 0.01, 0.001]
+    )
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     law, without = axes.lines[:2]
     sizes = torch.as_tensor(law.get_xdata())
@@ -27,21 +28,31 @@ def test_the_variance_of_mini_batches_is_drawn_over_its_law():
 
 
 def test_norms_are_counted_and_the_bound_says_what_it_clips():
-    figure = plotting.plot_gradient_norms(torch.tensor([0.1, 0.2, 0.3, 2.0]), max_norm=1.0, bins=5)
-    axes: Any = figure.axes[0]
+    axes: Any = plotting.plot_gradient_norms(torch.tensor([0.1, 0.2, 0.3, 2.0]), max_norm=1.0, bins=5)
     assert sum(patch.get_height() for patch in axes.patches) == 4
     assert [line.get_label() for line in axes.lines] == ["median", "bound: 25% are clipped"]
 
 
 def test_the_noise_scale_over_training_leaves_out_what_is_not_positive():
-    numbers = [(4.0, 2.0), (4.0, -1.0), (6.0, 1.0)]
-    scales = [ps.NoiseScale(*map(torch.tensor, (noise, signal, noise / signal))) for noise, signal in numbers]
-    terms, ratio = plotting.plot_noise_scale([0, 10, 20], scales, batch_size=32).axes
+    history = {"step": [0, 10, 20], "trace_covariance": [4.0, 4.0, 6.0], "grad_sq_norm": [2.0, -1.0, 1.0]}
+    terms, ratio = plotting.plot_noise(history, batch_size=32)
     assert list(terms.lines[0].get_ydata()) == [4.0, 4.0, 6.0]
     drawn = list(ratio.lines[0].get_ydata())
     assert drawn[::2] == [2.0, 6.0]
     assert math.isnan(drawn[1])
     assert list(ratio.lines[1].get_ydata()) == [32, 32]
+
+
+def test_what_fit_measures_can_be_drawn():
+    loss = ps.empirical_risk(lambda params, x: (params - x) ** 2 / 2)
+    data = (torch.linspace(-1, 3, 32),)
+    _, history = ps.fit(
+        loss, ps.sgd(0.1), torch.tensor(0.0), data, epochs=3, batch_size=8, statistics=1, progress=False
+    )
+    terms, ratio = plotting.plot_noise(history, by="epoch")
+    assert list(terms.lines[0].get_ydata()) == history["trace_covariance"]
+    assert list(ratio.lines[0].get_ydata()) == history["noise_scale"]
+    assert ratio.get_xlabel() == "epoch"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +62,7 @@ def test_the_noise_scale_over_training_leaves_out_what_is_not_positive():
         (lambda: plotting.plot_minibatch_variance([], [], 1.0), "0 batch sizes"),
         (lambda: plotting.plot_gradient_norms(torch.tensor([1.0, math.nan])), "not finite"),
         (lambda: plotting.plot_gradient_norms(torch.zeros(0)), "holds 0 numbers"),
-        (lambda: plotting.plot_noise_scale([1], []), "1 steps and 0 measurements"),
+        (lambda: plotting.plot_noise({"step": [1]}), r"holds \['step'\], and not 'step' with"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(draw: Any, sentence: str):

@@ -22,7 +22,7 @@ def test_a_risk_is_drawn_with_its_parts_over_the_band_of_simulated_runs():
     tx, problem = ps.chain(ps.sgd(0.5), ps.params_ema(0.5)), th.NoisyQuadratic([1.0, 0.5], noise=1.0)
     risk = th.risk(tx, problem, 6)
     simulation = th.simulate(tx, problem, 6, 100, ps.random.key(0))
-    panels = plotting.plot_risk(risk, simulation).axes
+    panels = plotting.plot_risk(risk, simulation)
     for axes, parts, runs in zip(panels, risk, simulation, strict=True):
         found = lines(axes)
         assert found["expected"] == parts.total.tolist()
@@ -37,7 +37,7 @@ def test_a_risk_is_drawn_with_its_parts_over_the_band_of_simulated_runs():
 
 
 def test_without_an_average_there_is_one_panel_and_without_runs_no_band():
-    (axes,) = plotting.plot_risk(th.risk(ps.sgd(0.5), th.NoisyQuadratic(1.0, 1.0), 3)).axes
+    (axes,) = plotting.plot_risk(th.risk(ps.sgd(0.5), th.NoisyQuadratic(1.0, 1.0), 3))
     assert not axes.collections
     assert axes.get_yscale() == "log"
 
@@ -46,7 +46,7 @@ def test_predictions_are_lines_and_measurements_points_with_bars():
     grids = {"learning rate": [0.01, 0.1, 1.0], "momentum": [0.0, 0.5]}
     predicted = {"learning rate": [1.0, 2.0, math.inf], "momentum": [1.0, 2.0]}
     measured = {"momentum": plotting.Measured([0.5], [2.1], [0.1])}
-    rate, momentum = plotting.plot_predictions(grids, predicted, measured, label="risk").axes
+    rate, momentum = plotting.plot_predictions(grids, predicted, measured, label="risk")
     drawn = lines(rate)["predicted"]
     assert drawn[:2] == [1.0, 2.0]
     assert math.isnan(drawn[2])
@@ -81,7 +81,7 @@ def found_by_hand() -> Any:
 
 
 def test_steps_to_the_target_have_a_line_and_a_cross_each():
-    (axes,) = plotting.plot_steps_to_target(found_by_hand()).axes
+    axes = plotting.plot_steps_to_target(found_by_hand())
     found = lines(axes)
     assert found["steps ~ 1 / b"] == [100.0, 25.0, 6.25]
     assert found["momentum"] == [200.0, 50.0, 10.0]
@@ -94,7 +94,7 @@ def test_steps_to_the_target_have_a_line_and_a_cross_each():
 
 
 def test_the_method_that_needs_the_fewest_steps_has_its_shade():
-    (axes,) = plotting.plot_best_methods(found_by_hand(), beside="momentum").axes
+    axes = plotting.plot_best_methods(found_by_hand(), beside="momentum")
     assert lines(axes)["sgd"] == [2.0, 1.0, 0.25]
     assert lines(axes)["ema"] == [4.0, 50 / 60, 0.0]
     spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]

@@ -375,8 +375,8 @@ def test_a_bar_shows_how_many_runs_are_done(monkeypatch: Any, chunk_size: int | 
     seen: list[Any] = []
 
     class Bar:
-        def __init__(self, **options: Any) -> None:
-            seen.append((options["total"], options["disable"]))
+        def __init__(self, total: int, unit: str, shown: bool) -> None:
+            seen.append((total, shown))
 
         def __enter__(self) -> Bar:
             return self
@@ -386,6 +386,6 @@ def test_a_bar_shows_how_many_runs_are_done(monkeypatch: Any, chunk_size: int | 
         def update(self, count: int) -> None:
             seen.append(count)
 
-    monkeypatch.setattr("pure_sgd.training.swept.tqdm", Bar)
+    monkeypatch.setattr("pure_sgd.training.swept.progress_bar", Bar)
     ps.sweep(lambda x: x, x=range(5), chunk_size=chunk_size)
-    assert seen == ([(5, None), 2, 2, 1] if shown else [(5, True), 5])
+    assert seen == ([(5, True), 2, 2, 1] if shown else [(5, False), 5])

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..arguments import typed
 from ..errors import PureSGDError
-from ..gradients import NoiseScale, minibatch_variance
-from .figures import new_figure, panels_of, positive
+from ..gradients import minibatch_variance
+from .figures import axes_or_new, ink, positive
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from .figures import Axes
 
-__all__ = ["plot_gradient_norms", "plot_minibatch_variance", "plot_noise_scale"]
+__all__ = ["plot_gradient_norms", "plot_minibatch_variance", "plot_noise"]
+
+#: What a run that measures its noise records, and what it is.
+TERMS = {"trace_covariance": "noise of one example", "grad_sq_norm": "signal"}
 
 
 @typed
@@ -27,20 +29,23 @@ def plot_minibatch_variance(
     trace_covariance: Any,
     population: int | None = None,
     standard_errors: Sequence[float] | None = None,
-) -> Figure:
+    *,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw measured variances of mini-batch gradients over what :func:`minibatch_variance` says.
 
     ``measured[k]`` is the summed variance at ``batch_sizes[k]``, ``trace_covariance`` that of one example.
     With ``population`` there is a second line, for batches drawn without replacement. Both axes are
-    logarithmic: 1 / b is a straight line.
+    logarithmic: 1 / b is a straight line. It draws into ``ax``, or the axes of a new figure, and returns
+    them.
 
     Raises:
         PureSGDError: lengths that differ, no measurement, or matplotlib is not installed.
 
     Example:
         >>> import pure_sgd as ps
-        >>> figure = ps.plotting.plot_minibatch_variance([1, 2, 4], [8.2, 3.9, 2.1], 8.0)
-        >>> figure.axes[0].get_xlabel()
+        >>> axes = ps.plotting.plot_minibatch_variance([1, 2, 4], [8.2, 3.9, 2.1], 8.0)
+        >>> axes.get_xlabel()
         'batch size'
     """
     if not len(batch_sizes) or len(batch_sizes) != len(measured):
@@ -49,7 +54,7 @@ def plot_minibatch_variance(
             f"got {len(batch_sizes)} batch sizes and {len(measured)} measurements",
             "Pass one measurement for each size",
         )
-    figure, (axes,) = new_figure(1, 1, (6.0, 4.2))
+    (axes,) = axes_or_new("plot_minibatch_variance", ax, 1, 1, (6.0, 4.2))
     smallest, largest = min(batch_sizes), max(batch_sizes)
     sizes = torch.logspace(math.log10(smallest), math.log10(largest), 100, dtype=torch.float64)
     sizes = sizes.clamp(smallest, largest)
@@ -65,12 +70,16 @@ def plot_minibatch_variance(
     axes.set_xlabel("batch size")
     axes.set_ylabel("variance of the mean gradient")
     axes.legend(frameon=False)
-    return figure
+    return axes
 
 
 @typed
-def plot_gradient_norms(norms: Any, max_norm: float | None = None, bins: int = 40) -> Figure:
+def plot_gradient_norms(
+    norms: Any, *, max_norm: float | None = None, bins: int = 40, ax: Axes | None = None
+) -> Axes:
     """Draw the histogram of per-example gradient norms, (B,), with the clipping bound if there is one.
+
+    It draws into ``ax``, or the axes of a new figure, and returns them.
 
     Raises:
         PureSGDError: no norm, one that is not finite, or matplotlib is not installed.
@@ -78,8 +87,8 @@ def plot_gradient_norms(norms: Any, max_norm: float | None = None, bins: int = 4
     Example:
         >>> import torch
         >>> import pure_sgd as ps
-        >>> figure = ps.plotting.plot_gradient_norms(torch.rand(100), max_norm=0.5)
-        >>> figure.axes[0].get_xlabel()
+        >>> axes = ps.plotting.plot_gradient_norms(torch.rand(100), max_norm=0.5)
+        >>> axes.get_xlabel()
         'gradient norm of an example'
     """
     values = torch.as_tensor(norms, dtype=torch.float64).flatten()
@@ -89,7 +98,7 @@ def plot_gradient_norms(norms: Any, max_norm: float | None = None, bins: int = 4
             f"norms holds {len(values)} numbers, or one that is not finite",
             "Filter them",
         )
-    figure, (axes,) = new_figure(1, 1, (6.0, 3.6))
+    (axes,) = axes_or_new("plot_gradient_norms", ax, 1, 1, (6.0, 3.6))
     # Norms spread over orders of magnitude, unless some are 0.
     smallest, largest = float(values.min()), float(values.max())
     edges: Any = bins
@@ -98,57 +107,60 @@ def plot_gradient_norms(norms: Any, max_norm: float | None = None, bins: int = 4
         edges[0], edges[-1] = smallest, largest
         axes.set_xscale("log")
     axes.hist(values.numpy(), bins=edges, color="C0", alpha=0.8)
-    axes.axvline(float(values.median()), color="0.3", label="median")
+    axes.axvline(float(values.median()), color=ink(axes), label="median")
     if max_norm is not None:
         share = float((values > max_norm).double().mean())
         axes.axvline(max_norm, color="C3", linestyle="--", label=f"bound: {share:.0%} are clipped")
     axes.set_xlabel("gradient norm of an example")
     axes.set_ylabel("examples")
     axes.legend(frameon=False)
-    return figure
+    return axes
 
 
 @typed
-def plot_noise_scale(
-    steps: Sequence[float],
-    scales: Sequence[NoiseScale],
+def plot_noise(
+    history: Mapping[str, Sequence[Any]],
+    *,
+    by: str = "step",
     batch_size: float | None = None,
-    axes: Sequence[Axes] | None = None,
-) -> Figure:
+    ax: Axes | Sequence[Axes] | None = None,
+) -> list[Axes]:
     """Draw noise and signal of the gradient over training, and below them their ratio, the noise scale.
 
-    ``scales[k]`` was measured at ``steps[k]``; what is not positive is left out, for the axes are
-    logarithmic. ``batch_size`` is drawn as a line in the panel of the noise scale. With ``axes``, two, it
-    draws into these.
+    ``history`` is that of ``fit(..., statistics=n)``, or any that holds ``trace_covariance`` and
+    ``grad_sq_norm``, the terms of :class:`NoiseScale`. What is not positive is left out, for the axes are
+    logarithmic. ``batch_size`` is drawn as a line in the panel of the noise scale. Returned are the axes of
+    the panels: those of a new figure, or ``ax``, two of them or the upper one alone.
 
     Raises:
-        PureSGDError: lengths that differ, no measurement, or matplotlib is not installed.
+        PureSGDError: a history without these measurements, or matplotlib is not installed.
 
     Example:
-        >>> import torch
         >>> import pure_sgd as ps
-        >>> scales = [ps.noise_scale_from_batch_sizes(5.0, 2.0, 1, 4)] * 3
-        >>> figure = ps.plotting.plot_noise_scale([0, 1, 2], scales, batch_size=32)
-        >>> [axes.get_ylabel() for axes in figure.axes]
+        >>> history = {"step": [0, 1], "trace_covariance": [4.0, 3.0], "grad_sq_norm": [2.0, 1.0]}
+        >>> [axes.get_ylabel() for axes in ps.plotting.plot_noise(history, batch_size=32)]
         ['squared norm', 'noise scale (examples)']
     """
-    if not len(steps) or len(steps) != len(scales):
+    if not {by, *TERMS} <= {*history}:
         raise PureSGDError(
-            "plot_noise_scale",
-            f"got {len(steps)} steps and {len(scales)} measurements",
-            "Pass one measurement for each step",
+            "plot_noise",
+            f"the history holds {sorted(history)}, and not {by!r} with {list(TERMS)}",
+            "Measure with fit(..., statistics=10), say",
         )
-    figure, (terms, ratio) = panels_of("plot_noise_scale", axes, 2, 1, (7.0, 5.4))
-    for name, label in (("trace_covariance", "noise of one example"), ("grad_sq_norm", "signal")):
-        terms.plot(steps, positive([getattr(scale, name) for scale in scales]), label=label)
-    ratio.plot(steps, positive([scale.simple for scale in scales]), label="noise / signal")
-    if batch_size is not None:
-        ratio.axhline(batch_size, color="C3", linestyle="--", label=f"batch size {batch_size:g}")
-        ratio.legend(frameon=False)
-    terms.legend(frameon=False)
-    terms.set_yscale("log")
-    ratio.set_yscale("log")
-    terms.set_ylabel("squared norm")
-    ratio.set_ylabel("noise scale (examples)")
-    ratio.set_xlabel("step")
-    return figure
+    panels = axes_or_new("plot_noise", ax, 2, 1, (7.0, 5.4))
+    for name, label in TERMS.items():
+        panels[0].plot(history[by], positive(history[name]), label=label)
+    panels[0].set_ylabel("squared norm")
+    panels[0].legend(frameon=False)
+    for ratio in panels[1:]:
+        noise, signal = (positive(history[name]) for name in TERMS)
+        scales = [float(a) / float(b) for a, b in zip(noise, signal, strict=True)]
+        ratio.plot(history[by], scales, label="noise / signal")
+        if batch_size is not None:
+            ratio.axhline(batch_size, color="C3", linestyle="--", label=f"batch size {batch_size:g}")
+            ratio.legend(frameon=False)
+        ratio.set_ylabel("noise scale (examples)")
+    for panel in panels:
+        panel.set_yscale("log")
+    panels[-1].set_xlabel(by)
+    return panels

@@ -9,11 +9,10 @@ import torch
 
 from ..arguments import typed
 from ..errors import PureSGDError
-from .figures import panels_of
+from .figures import axes_or_new
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from .figures import Axes
 
 __all__ = ["plot_sweep"]
 
@@ -27,10 +26,11 @@ WIDE_RANGE = 10.0
 def plot_sweep(
     grids: Mapping[str, Any],
     risk: Any,
+    *,
     over: str = "seed",
     label: str = "final risk",
-    axes: Axes | None = None,
-) -> Figure:
+    ax: Axes | None = None,
+) -> Axes:
     """Draw what a :func:`sweep` found: one number of each run over the grid.
 
     ``risk`` has one axis for each of ``grids``, in their order. Along the axis ``over``, if there is one of
@@ -38,7 +38,8 @@ def plot_sweep(
     largest. Of the other axes the first is x; each value of the second is a line, or above 6 values a row of
     a heat map. A grid whose values have a common ratio has a logarithmic axis, and so has a risk that spans
     more than a factor of 10. What is not finite, as where a run diverged, is left out. The risk of a
-    zipped sweep, which has one axis, is drawn over the first grid. With ``axes`` it draws into these.
+    zipped sweep, which has one axis, is drawn over the first grid. It draws into ``ax``, or the axes of a new
+    figure, and returns them.
 
     Raises:
         PureSGDError: axes that do not fit, more than two besides ``over``, or matplotlib is not
@@ -49,8 +50,8 @@ def plot_sweep(
         >>> grids, risk = ps.sweep(
         ...     lambda rate, seed: (rate - 0.1) ** 2 + seed, rate=[0.01, 0.1, 1], seed=range(3)
         ... )
-        >>> figure = ps.plotting.plot_sweep(grids, risk)
-        >>> figure.axes[0].get_xlabel(), figure.axes[0].get_xscale()
+        >>> axes = ps.plotting.plot_sweep(grids, risk)
+        >>> axes.get_xlabel(), axes.get_xscale()
         ('rate', 'log')
     """
     risk = torch.as_tensor(risk, dtype=torch.float64)
@@ -76,13 +77,13 @@ def plot_sweep(
             f"risk has the axes {list(axes_of_grid)}, and a picture has room for two",
             "Choose one value of the others, or take their minimum",
         )
-    figure, (panel,) = panels_of("plot_sweep", axes, 1, 1, (6.4, 4.2))
+    (panel,) = axes_or_new("plot_sweep", ax, 1, 1, (6.4, 4.2))
     (name, x), *second = axes_of_grid.items()
     _scale(panel, "x", x)
     panel.set_xlabel(name)
     if second and len(second[0][1]) > MOST_LINES:
-        _heat_map(figure, panel, x, *second[0], mean, label)
-        return figure
+        _heat_map(panel, x, *second[0], mean, label)
+        return panel
     if not second:
         low, mean, high = low[:, None], mean[:, None], high[:, None]
     for column in range(mean.shape[1]):
@@ -93,7 +94,7 @@ def plot_sweep(
     if second:
         panel.legend(frameon=False)
     panel.set_ylabel(label)
-    return figure
+    return panel
 
 
 def _line(
@@ -107,7 +108,7 @@ def _line(
 
 
 def _heat_map(
-    figure: Figure, panel: Axes, x: torch.Tensor, name: str, y: torch.Tensor, risk: torch.Tensor, label: str
+    panel: Axes, x: torch.Tensor, name: str, y: torch.Tensor, risk: torch.Tensor, label: str
 ) -> None:
     columns, rows = x.argsort(), y.argsort()
     risk = risk[columns][:, rows].T
@@ -119,6 +120,7 @@ def _heat_map(
     panel.grid(False)
     _scale(panel, "y", y)
     panel.set_ylabel(name)
+    figure: Any = panel.get_figure()
     figure.colorbar(mesh, ax=panel, label=label)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,11 +10,10 @@ import torch
 from ..arguments import typed
 from ..errors import PureSGDError
 from ..theory import CriticalBatchSize, Risk, Simulation
-from .figures import new_figure, positive
+from .figures import axes_or_new, ink, positive
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from .figures import Axes
 
 __all__ = ["Measured", "plot_best_methods", "plot_predictions", "plot_risk", "plot_steps_to_target"]
 
@@ -31,12 +30,14 @@ class Measured(NamedTuple):
 
 
 @typed
-def plot_risk(risk: Risk, simulation: Simulation | None = None) -> Figure:
+def plot_risk(
+    risk: Risk, simulation: Simulation | None = None, *, ax: Axes | Sequence[Axes] | None = None
+) -> list[Axes]:
     """Draw the expected risk after each step with its two parts, over the mean of simulated runs.
 
     There is one panel for the parameters, and another one for their average where the two differ. The band is
     2 standard errors of that mean to both sides. What is not positive is left out, for the
-    axis is logarithmic.
+    axis is logarithmic. Returned are the axes of the panels: those of a new figure, or ``ax``.
 
     Raises:
         PureSGDError: a simulation of another number of steps, or matplotlib is not installed.
@@ -45,15 +46,14 @@ def plot_risk(risk: Risk, simulation: Simulation | None = None) -> Figure:
         >>> import pure_sgd as ps
         >>> problem = ps.theory.NoisyQuadratic(curvature=[1.0, 0.1], noise=1.0)
         >>> tx = ps.chain(ps.sgd(0.1), ps.params_ema(0.9))
-        >>> figure = ps.plotting.plot_risk(ps.theory.risk(tx, problem, steps=50))
-        >>> [axes.get_title() for axes in figure.axes]
+        >>> [axes.get_title() for axes in ps.plotting.plot_risk(ps.theory.risk(tx, problem, steps=50))]
         ['parameters', 'averaged parameters']
     """
     names = ["params", "averaged"]
     if torch.equal(risk.params.total, risk.averaged.total):
         names = names[:1]
-    figure, panels = new_figure(1, len(names), (0.8 + 4.6 * len(names), 3.8), sharey=True)
-    for axes, name in zip(panels, names, strict=True):
+    panels = axes_or_new("plot_risk", ax, 1, len(names), (0.8 + 4.6 * len(names), 3.8), sharey=True)
+    for axes, name in zip(panels, names, strict=False):
         parts = getattr(risk, name)
         steps = range(len(parts.total))
         if simulation is not None:
@@ -67,7 +67,7 @@ def plot_risk(risk: Risk, simulation: Simulation | None = None) -> Figure:
             low, high = positive(mean - BAND * error), positive(mean + BAND * error)
             axes.plot(steps, positive(mean), color="C3", lw=4, alpha=0.35, label="simulated")
             axes.fill_between(steps, low, high, color="C3", alpha=0.35, linewidth=0)
-        axes.plot(steps, positive(parts.total), color="black", lw=1.2, label="expected")
+        axes.plot(steps, positive(parts.total), color=ink(axes), lw=1.2, label="expected")
         axes.plot(steps, positive(parts.from_start), "--", color="C0", lw=1, label="from the start")
         axes.plot(steps, positive(parts.from_noise), ":", color="C1", label="from noise")
         axes.set_yscale("log")
@@ -75,7 +75,7 @@ def plot_risk(risk: Risk, simulation: Simulation | None = None) -> Figure:
         axes.set_title("parameters" if name == "params" else "averaged parameters", fontsize="medium")
     panels[0].set_ylabel("risk")
     panels[0].legend(frameon=False)
-    return figure
+    return panels
 
 
 @typed
@@ -83,14 +83,17 @@ def plot_predictions(
     grids: Mapping[str, Any],
     predicted: Mapping[str, Any],
     measured: Mapping[str, Measured] | None = None,
+    *,
     label: str = "steady-state risk",
-) -> Figure:
+    ax: Axes | Sequence[Axes] | None = None,
+) -> list[Axes]:
     """Draw what theory predicts over hyperparameters, each in a panel, and what was measured as points.
 
     ``predicted[name]`` has one number for each of ``grids[name]``, such as the steady-state risk for each
     learning rate, momentum, decay or batch size; ``measured[name]`` is a :class:`Measured` at values of its
     own, whose bars are 2 standard errors to both sides. An axis of positive values that span more than a
-    factor of 10 is logarithmic; what is not finite, as where a chain is unstable, is left out.
+    factor of 10 is logarithmic; what is not finite, as where a chain is unstable, is left out. Returned are
+    the axes of the panels: those of a new figure, or ``ax``.
 
     Raises:
         PureSGDError: no grid, lengths or names that do not fit, or matplotlib is not installed.
@@ -100,8 +103,8 @@ def plot_predictions(
         >>> import pure_sgd as ps
         >>> rates = torch.linspace(0.01, 1.9, 50)
         >>> predicted = ps.theory.sgd_variance(rates, 1.0, noise=1.0) / 2
-        >>> figure = ps.plotting.plot_predictions({"learning rate": rates}, {"learning rate": predicted})
-        >>> figure.axes[0].get_xlabel(), figure.axes[0].get_xscale()
+        >>> (axes,) = ps.plotting.plot_predictions({"learning rate": rates}, {"learning rate": predicted})
+        >>> axes.get_xlabel(), axes.get_xscale()
         ('learning rate', 'log')
     """
     measured = {} if measured is None else measured
@@ -111,8 +114,9 @@ def plot_predictions(
             f"grids has {list(grids)}, predicted {list(predicted)} and measured {list(measured)}",
             "Name each prediction and measurement like its grid",
         )
-    figure, panels = new_figure(1, len(grids), (0.8 + 3.2 * len(grids), 3.6), sharey=True, sharex=False)
-    for axes, (name, grid) in zip(panels, grids.items(), strict=True):
+    size, apart = (0.8 + 3.2 * len(grids), 3.6), {"sharey": True, "sharex": False}
+    panels = axes_or_new("plot_predictions", ax, 1, len(grids), size, **apart)
+    for axes, (name, grid) in zip(panels, grids.items(), strict=False):
         x, y = (torch.as_tensor(numbers, dtype=torch.float64) for numbers in (grid, predicted[name]))
         if x.ndim != 1 or x.shape != y.shape:
             raise PureSGDError(
@@ -120,7 +124,7 @@ def plot_predictions(
                 f"the grid {name} has shape {tuple(x.shape)}, and what is predicted {tuple(y.shape)}",
                 "Predict one number for each value",
             )
-        axes.plot(x, torch.where(y.isfinite(), y, torch.nan), color="black", lw=1, label="predicted")
+        axes.plot(x, torch.where(y.isfinite(), y, torch.nan), color=ink(axes), lw=1, label="predicted")
         if name in measured:
             points = (torch.as_tensor(numbers, dtype=torch.float64) for numbers in measured[name])
             values, mean, error = points
@@ -134,15 +138,16 @@ def plot_predictions(
         axes.set_xlabel(name)
     panels[0].set_ylabel(label)
     panels[0].legend(frameon=False)
-    return figure
+    return panels
 
 
 @typed
-def plot_steps_to_target(found: CriticalBatchSize) -> Figure:
+def plot_steps_to_target(found: CriticalBatchSize, *, ax: Axes | None = None) -> Axes:
     """Draw the steps that each method needs against the batch size, from :func:`critical_batch_size`.
 
     Both axes are logarithmic; while twice the batch takes half the steps, a line falls as the grey one. A
-    cross marks the critical batch size of a method. What does not reach the target is left out.
+    cross marks the critical batch size of a method. What does not reach the target is left out. It draws into
+    ``ax``, or the axes of a new figure, and returns them.
 
     Raises:
         PureSGDError: matplotlib is not installed.
@@ -152,11 +157,10 @@ def plot_steps_to_target(found: CriticalBatchSize) -> Figure:
         >>> problem = ps.theory.noisy_quadratic_model(20)
         >>> families = {"sgd": ps.theory.classical_families(problem.curvature)["sgd"]}
         >>> found = ps.theory.critical_batch_size(problem, [1, 16, 256], target=0.1, families=families)
-        >>> figure = ps.plotting.plot_steps_to_target(found)
-        >>> figure.axes[0].get_ylabel()
+        >>> ps.plotting.plot_steps_to_target(found).get_ylabel()
         'steps to the target'
     """
-    figure, (axes,) = new_figure(1, 1, (6.4, 4.4))
+    (axes,) = axes_or_new("plot_steps_to_target", ax, 1, 1, (6.4, 4.4))
     _batch_size_axis(axes)
     first = next(iter(found.steps.values()))
     axes.plot(
@@ -172,14 +176,15 @@ def plot_steps_to_target(found: CriticalBatchSize) -> Figure:
     axes.set_yscale("log")
     axes.set_ylabel("steps to the target")
     axes.legend(frameon=False)
-    return figure
+    return axes
 
 
 @typed
-def plot_best_methods(found: CriticalBatchSize, beside: str | None = None) -> Figure:
+def plot_best_methods(found: CriticalBatchSize, *, beside: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw how many times fewer steps each method needs than ``beside``; the shade tells which needs fewest.
 
-    ``found`` comes from :func:`critical_batch_size`; ``beside`` is by default its first method.
+    ``found`` comes from :func:`critical_batch_size`; ``beside`` is by default its first method. It draws into
+    ``ax``, or the axes of a new figure, and returns them.
 
     Raises:
         PureSGDError: a ``beside`` that was not measured, or matplotlib is not installed.
@@ -190,8 +195,7 @@ def plot_best_methods(found: CriticalBatchSize, beside: str | None = None) -> Fi
         >>> families = ps.theory.classical_families(problem.curvature)
         >>> families = {name: families[name] for name in ("sgd", "preconditioning")}
         >>> found = ps.theory.critical_batch_size(problem, [1, 16, 256], target=0.1, families=families)
-        >>> figure = ps.plotting.plot_best_methods(found)
-        >>> figure.axes[0].get_ylabel()
+        >>> ps.plotting.plot_best_methods(found).get_ylabel()
         'times fewer steps than sgd'
     """
     beside = next(iter(found.steps)) if beside is None else beside
@@ -199,7 +203,7 @@ def plot_best_methods(found: CriticalBatchSize, beside: str | None = None) -> Fi
         raise PureSGDError(
             "plot_best_methods", f"beside={beside!r}, and found has {list(found.steps)}", "Name one of these"
         )
-    figure, (axes,) = new_figure(1, 1, (6.4, 4.0))
+    (axes,) = axes_or_new("plot_best_methods", ax, 1, 1, (6.4, 4.0))
     _batch_size_axis(axes)
     for index, (name, steps) in enumerate(found.steps.items()):
         gain = found.steps[beside] / steps
@@ -212,7 +216,7 @@ def plot_best_methods(found: CriticalBatchSize, beside: str | None = None) -> Fi
     axes.set_yscale("log", base=2)
     axes.set_ylabel(f"times fewer steps than {beside}")
     axes.legend(frameon=False)
-    return figure
+    return axes
 
 
 def _batch_size_axis(axes: Axes) -> None:

@@ -48,6 +48,7 @@ class NoisyQuadratic:
     noise: Any  # float64, (n,)
     batch_size: Any = 1
 
+    @typed
     def __post_init__(self) -> None:
         curvature = torch.as_tensor(self.curvature, dtype=torch.float64)
         noise = torch.as_tensor(self.noise, dtype=torch.float64, device=curvature.device)
@@ -78,6 +79,7 @@ class NoisyQuadratic:
         xi = self._draw(params, key)
         return (self.curvature * params + xi).to(params.dtype)
 
+    @typed
     def loss(self, params: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """The loss of a batch, shape ``()``: its mean is the risk, and its gradient :meth:`gradient`."""
         xi = self._draw(params, key)

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
-from tqdm.auto import tqdm
 
 from ..arguments import typed
 from ..data import batch_source
@@ -18,18 +17,17 @@ from ..transforms import GradientTransformation
 from .checkpoints import checkpoint_steps
 from .compiled import compile_step, compile_when_it_pays
 from .faults import guarded
+from .progress import Progress
 from .records import History, Record, evaluation, note, summary
 from .reproducing import FaultyStep
 from .resuming import Interruption, Run, load_run, saving_runs, signals_wait
 from .rewinding import Rewound
 from .state import TrainState, init_train_state
 from .step import Step, make_step
+from .together import Together
 from .watching import SKIPPED, Place, Policy, Watch, first_bad_update
 
 __all__ = ["FitResult", "fit"]
-
-#: What the progress bar shows besides the losses.
-SHOWN = ("learning_rate", SKIPPED)
 
 
 class FitResult(NamedTuple):
@@ -97,8 +95,8 @@ def fit(
             the means of ``trace_covariance`` and ``grad_sq_norm`` since the last one, and their ratio.
         compile: True compiles the step from the start, False never, and ``"auto"`` only when that ends
             sooner: see :func:`compile_when_it_pays`, which takes at least three minutes of
-            steps to be left. The state is donated to the compiled step.
-        progress: Show a progress bar, if standard error is a terminal.
+            steps to be left, and of several ranks never. The state is donated to the compiled step.
+        progress: Show a progress bar, in a terminal or a notebook.
         nonfinite: What to do about a step whose loss or gradient is not finite. ``"stop"`` raises
             :class:`NonFiniteError`, which tells where it began and saves the state before the step and its
             batch for :func:`replay_fault`, under ``checkpoint`` or else in a temporary directory;
@@ -110,7 +108,9 @@ def fit(
             leaves; ``"leaf"`` those of the whole batch, which takes one step instead of one an example.
         checkpoint: A directory to save the run in, by :class:`AsyncCheckpoints`: at the end, and
         checkpoint_every: every so many steps; None: at each record. A SIGINT or SIGTERM then ends the
-            run after its step, with a checkpoint; a second one at once.
+            run after its step, with a checkpoint; a second one at once. Where ``loss`` is that of
+            :func:`pure_sgd.distributed.data_parallel`, the first rank saves for all, all go on from the
+            same checkpoint, and what stops one of them stops all after the same step.
         resume: Go on from the newest intact checkpoint, if there is one. What follows is bit for bit what
             would have followed, with ``compile`` True or False (``"auto"`` decides by the clock). What a
             ``DataLoader`` draws from torch's generators is drawn again; other batches are an error.
@@ -149,9 +149,14 @@ def fit(
     source = batch_source(data, batch_size, seed, replacement, order, state.step.device)
     epochs, total = _length(epochs, steps, source.steps_per_epoch)
     setting = {"seed": seed, "batch_size": batch_size, "replacement": replacement}
-    state, first, in_epoch, done, history, window, place = _begin(state, checkpoint, setting, resume)
+    together = Together(getattr(loss, "mesh", None))
+    run = _begin(state, checkpoint, setting, resume, together)
+    state, first, in_epoch, done, recorded, window, place = run
+    history = History(recorded)
     epoch = first
     step = make_step(loss, tx, has_aux, statistics=statistics)
+    # Ranks that watched the clock, each its own, would not take the same step.
+    compile = False if compile == "auto" and together.ranks > 1 else compile
     step = _choose(step if nonfinite == "allow" else guarded(step), compile, total and total - done)
     extra = extra_args(_last(history)) if extra_args else {}
 
@@ -159,11 +164,11 @@ def fit(
         if extra_args or source.rows is None:
             return None  # others, or other batches, may come the second time
         start = init_train_state(params, tx)
-        run = load_run(checkpoint, start, setting) if checkpoint is not None else None
+        run = load_run(checkpoint, start, setting, together) if checkpoint is not None else None
         return first_bad_update(step, source, run or Run(start, 0, 0, 0, {}, []), until, watch)
 
-    by_example = detect == "example"
-    watch = Watch(nonfinite, loss, tx, has_aux, by_example, checkpoint, setting, source.rows, trace)
+    where = (checkpoint, setting, source.rows, trace, together.rank)
+    watch = Watch(nonfinite, loss, tx, has_aux, detect == "example", *where)
 
     def save() -> None:
         if checkpoint is not None:
@@ -178,16 +183,15 @@ def fit(
         window.clear()
         for name, value in record.items():
             history.setdefault(name, []).append(value)
-        shown = {name: value for name, value in record.items() if "loss" in name or name in SHOWN}
-        bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
-        with tqdm.external_write_mode():  # what a callback prints goes above the bar
+        bar.record(record)
+        with bar.aside():
             for callback in callbacks:
                 callback(record, state)
         if extra_args:
             extra = extra_args(record)
         if checkpoint_every is None:
             save()
-        return stop_when is not None and stop_when(history)
+        return stop_when is not None and together.most(int(stop_when(history))) > 0
 
     def result() -> FitResult:
         if skipped := sum(history.get(SKIPPED, [])):
@@ -197,27 +201,30 @@ def fit(
         return FitResult(state, history)
 
     batches = Rewound(source, data, place)
-    saving = saving_runs(checkpoint, setting, done)
+    saving = saving_runs(checkpoint, setting, done, together)
     waiting = nullcontext(Interruption()) if checkpoint is None else signals_wait()
-    bar = tqdm(total=total, initial=done, disable=None if progress else True, unit="step")
+    bar = Progress(total, done, shown=progress and together.rank == 0)
     with torch.no_grad(), bar, waiting as interruption, saving as save_run:
         if done == steps or (history and not window and stop_when is not None and stop_when(history)):
             return result()
         for epoch in range(first, epochs):
-            for batch in batches.epoch(epoch, in_epoch):
+            for batch in interruption.taken(batches.epoch(epoch, in_epoch), together):
                 called = FaultyStep(state, batch, extra)
                 state, metrics = step(state, batch, **extra)
                 state, metrics = watch.settled(called, state, metrics, Place(epoch, in_epoch))
                 note(window, metrics)
                 done, in_epoch = done + 1, in_epoch + 1
-                bar.update()
+                bar.step(metrics)
                 ended = done == steps
                 stopped = (ended or (record_every and done % record_every == 0)) and keep_record()
-                ended = ended or stopped or interruption.signal is not None
+                heard = checkpoint is not None and interruption.heard(together)
+                ended = ended or stopped or heard
                 if ended or (checkpoint_every and done % checkpoint_every == 0):
                     save()
                 if ended:
                     return result()
+            if interruption.signal is not None:  # which has ended the workers of a loader, too
+                break
             ended = epoch == epochs - 1
             if window and (ended or not record_every) and keep_record():
                 break
@@ -238,14 +245,18 @@ def _length(epochs: int | None, steps: int | None, per_epoch: int | None) -> tup
 
 
 def _begin(
-    state: TrainState, directory: str | os.PathLike[str] | None, setting: dict[str, Any], resume: bool
+    state: TrainState,
+    directory: str | os.PathLike[str] | None,
+    setting: dict[str, Any],
+    resume: bool,
+    together: Together,
 ) -> Run:
     """The run from its start, or from where it was stopped."""
     if resume and directory is None:
         raise PureSGDError("fit", "resume=True without a checkpoint", "Pass its directory as checkpoint")
-    if resume and directory and (run := load_run(directory, state, setting)):
+    if resume and directory and (run := load_run(directory, state, setting, together)):
         return run
-    if directory and not resume and checkpoint_steps(directory):
+    if directory and not resume and together.first(lambda: checkpoint_steps(directory)):
         raise PureSGDError(
             str(directory),
             "holds the checkpoints of another run",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,18 +13,36 @@ from .state import TrainState
 from .step import Metrics
 from .watching import SKIPPED
 
+if TYPE_CHECKING:
+    from ..plotting.figures import Axes
+
 __all__ = ["History", "Record", "evaluation", "note", "summary"]
 
 Record = dict[str, float]
-#: One list for each quantity, one entry for each record.
-History = dict[str, list[float]]
 
 #: Measured at some steps; the ratio of their means is the noise scale.
 NOISE = ("trace_covariance", "grad_sq_norm")
-
-
 #: Steps after which their metrics are laid together.
 TOGETHER = 64
+
+
+class History(dict[str, list[float]]):
+    """What a run recorded: one list for each quantity, with one entry for each record.
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> history = ps.History(epoch=[0, 1], loss=[2.0, 1.0])
+        >>> history["loss"][-1]
+        1.0
+        >>> [axes.get_ylabel() for axes in history.plot()]
+        ['loss']
+    """
+
+    def plot(self, *panels: Sequence[str], by: str = "epoch", ax: Any = None) -> list[Axes]:
+        """Draw it, with the quantities of each panel where they are named: :func:`plotting.plot_history`."""
+        from ..plotting import plot_history
+
+        return plot_history(self, *([panels] if panels else []), by=by, ax=ax)
 
 
 def note(window: list[Metrics], metrics: Metrics) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .. import functorch, tree
+from ..arguments import typed
 from ..errors import PureSGDError
 from .mapped_scan import mapped_scan
 from .one_program import Many, can_be_one_program, one_by_one, one_program
@@ -22,6 +23,7 @@ __all__ = ["scan", "scan_indices"]
 GATHER_BYTES = 2**24
 
 
+@typed
 def scan(
     step: Step,
     state: TrainState,
@@ -71,6 +73,7 @@ def scan(
     return _run(_fastest(step, state, batches, compile, backend), state, [batches])
 
 
+@typed
 def scan_indices(
     step: Step,
     state: TrainState,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tqdm.auto import tqdm
 
 from .. import tree
+from ..arguments import check_arguments
 from ..errors import PureSGDError, check_count
+from .grids import check_names, grid_points
+from .progress import progress_bar
 
-__all__ = ["SweepResult", "sweep"]
-
-OPTIONS = ("chunk_size", "progress", "zipped")
+__all__ = ["SweepResult", "flattened", "sweep"]
 
 #: Words of torch.vmap's own messages, the problem they stand for, and its remedy.
 REFUSALS = (
@@ -85,7 +84,7 @@ def sweep(
             leading axis.
         chunk_size: Runs that are mapped at once, at most; None: all. Memory grows with it, and the time that
             a small run takes falls.
-        progress: Show a progress bar if there is more than one chunk and standard error is a terminal.
+        progress: Show a progress bar if there is more than one chunk, in a terminal or a notebook.
         **grids: By the name of a parameter of ``run``, a sequence of numbers or of tensors of one shape, or a
             tensor, whose first axis is gone through. Of numbers, ints become int64 (seeds:
             ``random.key(seed)`` takes them), and floats float64, which keeps each what it is and leaves the
@@ -113,22 +112,37 @@ def sweep(
         >>> losses.shape, grids["rate"][losses.mean(1).argmin()].item()
         (torch.Size([3, 4]), 0.3)
     """
-    _check_names(run, grids)
+    check_arguments(sweep, (run,), {})
+    check_names(run, grids)
+    check_arguments(sweep, (), {"zipped": zipped, "progress": progress})
     if chunk_size is not None:
         check_count("sweep", "chunk_size", chunk_size)
-    values = {name: _values(name, grid) for name, grid in grids.items()}
-    shape = tuple(len(grid) for grid in values.values())
-    if zipped and len(set(shape)) > 1:
-        lengths = ", ".join(f"{name} {length}" for name, length in zip(grids, shape, strict=True))
-        raise PureSGDError(
-            "sweep",
-            f"grids of different lengths cannot be zipped: {lengths}",
-            "Give all the same length, or leave zipped out for their product",
-        )
-    if zipped:
-        shape = shape[:1]
+    values, shape = grid_points(grids, zipped)
     leaves, rebuild = _run_all(run, values, shape, zipped, chunk_size or math.prod(shape), progress)
     return SweepResult(values, rebuild([leaf.reshape(*shape, *leaf.shape[1:]) for leaf in leaves]))
+
+
+def flattened(results: Any) -> tuple[list[torch.Tensor], Callable[[list[Any]], Any]]:
+    """What a run has returned, and what makes a tree like it of other leaves.
+
+    Raises:
+        PureSGDError: a leaf that is no tensor.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.training.swept import flattened
+        >>> flattened({"loss": torch.tensor(0.5)})[0]
+        [tensor(0.5000)]
+    """
+    leaves, rebuild = tree.flatten(results)
+    for path, leaf in tree.named_leaves(results, "result"):
+        if not isinstance(leaf, torch.Tensor):
+            raise PureSGDError(
+                "sweep",
+                f"{path} of run is a {type(leaf).__name__}, expected a tensor",
+                "Return a tree of tensors",
+            )
+    return leaves, rebuild
 
 
 def _run_all(
@@ -145,20 +159,12 @@ def _run_all(
     # vmap sees flat tuples only: it takes no None, and orders dicts in its own way.
     def flat(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
         nonlocal rebuild
-        results, rebuild = tree.flatten(run(**dict(zip(values, arguments, strict=True))))
-        for path, leaf in tree.named_leaves(rebuild(results), "result"):
-            if not isinstance(leaf, torch.Tensor):
-                raise PureSGDError(
-                    "sweep",
-                    f"{path} of run is a {type(leaf).__name__}, expected a tensor",
-                    "Return a tree of tensors",
-                )
+        results, rebuild = flattened(run(**dict(zip(values, arguments, strict=True))))
         return tuple(results)
 
     chunks: list[list[torch.Tensor]] = []
     count = math.prod(shape)
-    hidden = None if progress and chunk_size < count else True
-    with tqdm(total=count, disable=hidden, unit="run") as bar:
+    with progress_bar(count, "run", shown=progress and chunk_size < count) as bar:
         for block in _blocks(shape, chunk_size):
             rows = block * len(values) if zipped else block
             part = [grid[row] for grid, row in zip(values.values(), rows, strict=True)]
@@ -201,52 +207,6 @@ def _nested(flat: Callable[..., Leaves], count: int) -> Callable[..., Leaves]:
     for index in reversed(range(count)):
         flat = torch.func.vmap(flat, tuple(0 if i == index else None for i in range(count)))
     return flat
-
-
-def _check_names(run: Callable[..., Any], grids: dict[str, Any]) -> None:
-    if not grids and not set(OPTIONS) & set(inspect.signature(run).parameters):
-        raise PureSGDError("sweep", "got no grid", "Pass one by name, such as rate=[0.01, 0.1]")
-    parameters = inspect.signature(run).parameters.values()
-    takes = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for name in grids:
-        if name not in takes and not anything:
-            raise PureSGDError(
-                "sweep", f"run takes no {name!r}; it takes {takes}", "Name each grid like a parameter of run"
-            )
-    for p in parameters:
-        if p.name in takes and p.default is p.empty and p.name not in grids:
-            remedy = "Pass one, or give the parameter a default"
-            if p.name in OPTIONS:
-                remedy = (
-                    f"It is also an option of sweep: give the parameter of run another name than {p.name}"
-                )
-            raise PureSGDError("sweep", f"run needs {p.name!r}, for which there is no grid", remedy)
-
-
-def _values(name: str, grid: Any) -> torch.Tensor:
-    """A grid as one tensor, whose first axis is gone through."""
-    listed = grid if isinstance(grid, torch.Tensor) or not isinstance(grid, Iterable) else list(grid)
-    try:
-        if isinstance(listed, list) and listed and isinstance(listed[0], torch.Tensor):
-            listed = torch.stack(listed)
-        elif isinstance(listed, list):
-            has_floats = any(isinstance(value, float) for value in listed)
-            listed = torch.tensor(listed, dtype=torch.float64 if has_floats else None)
-        if isinstance(listed, torch.Tensor) and listed.ndim:
-            if len(listed):
-                return listed
-            raise PureSGDError("sweep", f"the grid {name} is empty", "Pass at least one value")
-    except (TypeError, RuntimeError) as error:
-        problem, cause = f"the grid {name} cannot be one tensor ({error})", error
-    except ValueError as error:
-        if isinstance(error, PureSGDError):
-            raise
-        problem, cause = f"the grid {name} cannot be one tensor ({error})", error
-    else:
-        problem, cause = f"the grid {name} is {grid!r}, which cannot be gone through", None
-    remedy = "Pass a sequence of numbers, or of tensors of one shape; over anything else, loop"
-    raise PureSGDError("sweep", problem, remedy) from cause
 
 
 def _explained(error: Exception) -> PureSGDError | None:
