@@ -20,7 +20,7 @@ export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/inductor
 help:
 	@echo "make demo        the lecture's example: a table and a picture"
 	@echo "make test        lint and every quick test"
-	@echo "make test-peers  the tests beside BackPACK, Opacus and Optax, which it installs"
+	@echo "make test-peers  the tests beside BackPACK, Lightning, transformers and others, which it installs"
 	@echo "make test-long   the slow tests, and the reader of checkpoints under a fuzzer, which it installs"
 	@echo "make lint        ruff and pyright"
 	@echo "make examples    every example, without a window"
@@ -45,9 +45,9 @@ test-long: $(VENV)/fuzz.stamp
 	@$(BIN)/python tests/fuzz_reader.py -runs=10000 -seed=1 -verbosity=0 -artifact_prefix=$(VENV)/
 
 test-peers: $(VENV)/peers.stamp
-	@echo "test: beside BackPACK, Opacus and Optax"
-	@$(BIN)/python -c "import backpack, opacus, optax"
-	@$(BIN)/python -m pytest -q tests/test_noise_peers.py tests/test_cheatsheet.py
+	@echo "test: beside BackPACK, Opacus, Optax, TorchOpt, Lightning, Accelerate and transformers"
+	@$(BIN)/python -c "import backpack, opacus, optax, torchopt"
+	@$(BIN)/python -m pytest -q tests/test_noise_peers.py tests/test_cheatsheet.py tests/test_migration.py tests/peers_*.py
 
 lint: $(VENV)/test.stamp
 	@echo "lint: ruff"
@@ -114,7 +114,7 @@ $(VENV)/fuzz.stamp: $(VENV)/test.stamp
 	@touch $@
 
 $(VENV)/peers.stamp: $(VENV)/test.stamp
-	@echo "setup: BackPACK, Opacus and Optax"
+	@echo "setup: BackPACK, Opacus, Optax, TorchOpt, Lightning, Accelerate and transformers"
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[peers]'
 	@touch $@
 
@@ -124,6 +124,6 @@ $(VENV)/docs.stamp: $(VENV)/test.stamp
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/peers.stamp
-	@echo "setup: JAX and TorchOpt"
+	@echo "setup: JAX"
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@touch $@

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from pages import DOCS, run
 
 import pure_sgd as ps
 
@@ -72,3 +76,54 @@ def test_tensorboard_gets_each_quantity_by_step():
     history = fit(ps.tensorboard_logger(writer))
     assert writer.scalars["loss"] == list(zip(history["step"], history["loss"], strict=True))
     assert writer.scalars.keys() == history.keys() - {"step"}
+
+
+class Service:
+    """What runs are sent to, and what it has got: of ``wandb`` and ``mlflow`` what the page calls."""
+
+    def __init__(self, *place: Any, **options: Any) -> None:
+        self.got: list[tuple[int, dict[str, float]]] = []
+        self.said: list[Any] = [options]
+
+    def init(self, **options: Any) -> Service:
+        self.said.append(options)
+        return self
+
+    start_run = init
+
+    def log(self, record: dict[str, float], step: int) -> None:
+        self.got.append((step, record))
+
+    log_metrics = log
+
+    def log_param(self, name: str, value: str) -> None:
+        self.said.append((name, value))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.got.append((step, {name: value}))
+
+    def flush(self) -> None: ...
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *error: Any) -> None: ...
+
+
+@pytest.mark.parametrize("library", ["wandb", "mlflow", "torch.utils.tensorboard"])
+def test_what_the_page_sends_to_a_service_arrives(library, tmp_path, monkeypatch):
+    """With stand-ins for the services, which are not installed."""
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "howto" / "logging.md"
+    names: dict[str, Any] = {}
+    run(page, names.update)
+    snippets = re.findall(r"^```py\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    snippet = next(code for code in snippets if f"import {library}\n" in code or f"from {library} " in code)
+    service, module = Service(), ModuleType(library)
+    vars(module).update({name: getattr(service, name) for name in dir(service) if not name.startswith("_")})
+    vars(module)["SummaryWriter"] = lambda place: service
+    monkeypatch.setitem(sys.modules, library, module)
+    exec(snippet, names)
+    assert [step for step, record in service.got if "loss" in record] == [4, 8, 12]
+    if library != "torch.utils.tensorboard":
+        assert repr(names["tx"]) in str(service.said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from functools import partial
@@ -155,7 +156,7 @@ def test_where_the_chain_has_several_rates_lr_is_a_factor_on_each():
 
 
 def test_a_factory_that_was_not_called_is_refused():
-    with pytest.raises(ps.PureSGDError, match="to_torch_optimizer: got a function"):
+    with pytest.raises(ps.PureSGDError, match="to_torch_optimizer: tx=<function sgd"):
         ps.to_torch_optimizer(ps.sgd, network().parameters())
 
 
@@ -368,6 +369,16 @@ def test_parameters_keep_their_memory_and_a_sparse_gradient_is_refused_by_name()
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(ps.PureSGDError, match="'weight': has a sparse gradient"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("tx", [ps.adamw(1e-2), ps.chain(ps.adamw(1e-2), ps.params_ema(0.9))])
+def test_a_deep_copy_beside_that_of_the_module_goes_on_alone(tx):
+    module, optimizer = ours(tx)
+    train(module, optimizer, 2)
+    other, copied = copy.deepcopy((module, optimizer))
+    after = train(other, copied, 2)
+    assert not torch.equal(torch.nn.utils.parameters_to_vector(module.parameters()), after)
+    assert torch.equal(train(module, optimizer, 2), after)
 
 
 def test_what_a_chain_keeps_of_the_parameters_is_from_before_the_step():

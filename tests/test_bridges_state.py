@@ -23,7 +23,27 @@ RULES: dict[str, tuple[ps.GradientTransformation, Callable[..., torch.optim.Opti
         ps.sgd(0.1, momentum=0.9, dampening=0.5, weight_decay=1e-2),
         partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5, weight_decay=1e-2),
     ),
+    "nesterov": (
+        ps.sgd(0.1, momentum=0.9, nesterov=True),
+        partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True),
+    ),
+    "sgd uphill": (
+        ps.chain(ps.scale(-1.0), ps.sgd(0.01, momentum=0.9)),
+        partial(torch.optim.SGD, lr=0.01, momentum=0.9, maximize=True),
+    ),
     "adam": (ps.adam(1e-2), partial(torch.optim.Adam, lr=1e-2)),
+    "adam with L2": (
+        ps.chain(ps.add_decayed_weights(0.1), ps.adam(1e-2)),
+        partial(torch.optim.Adam, lr=1e-2, weight_decay=0.1),
+    ),
+    "amsgrad": (
+        ps.amsgrad(1e-2, max_before_correction=True),
+        partial(torch.optim.Adam, lr=1e-2, amsgrad=True),
+    ),
+    "adam uphill": (
+        ps.chain(ps.scale(-1.0), ps.adam(1e-3)),
+        partial(torch.optim.Adam, lr=1e-3, maximize=True),
+    ),
     "adamw": (ps.adamw(1e-2, weight_decay=0.1), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)),
 }
 
@@ -104,6 +124,38 @@ def test_a_schedule_goes_on_where_the_run_stands():
     torch.testing.assert_close(
         train_here(tx, state.params, moved).params, train_here(tx, state.params, state.opt_state).params
     )
+
+
+GROUPS = {
+    "sgd": (partial(ps.sgd, momentum=0.9), partial(torch.optim.SGD, momentum=0.9)),
+    "adamw": (ps.adamw, partial(torch.optim.AdamW, weight_decay=1e-4)),
+}
+
+
+@pytest.mark.parametrize("rule", GROUPS)
+def test_groups_with_rates_of_their_own_move_over_and_back(rule):
+    """Torch has the head first; here the parts of a partition have it last."""
+
+    def groups(module: torch.nn.Sequential) -> list[dict[str, Any]]:
+        return [
+            {"params": [(f"2.{name}", p) for name, p in module[2].named_parameters()], "lr": 0.03},
+            {"params": [(f"0.{name}", p) for name, p in module[0].named_parameters()], "lr": 0.01},
+        ]
+
+    ours, theirs = GROUPS[rule]
+    tx = ps.partition(
+        {"head": ours(0.03), "rest": ours(0.01)}, lambda path: "head" if "2." in path else "rest"
+    )
+    module, whole = network(), network()
+    train_there(whole, theirs(groups(whole)), 30)
+    optimizer = theirs(groups(module))
+    train_there(module, optimizer, 10)
+    params = named(module)
+    state = train_here(tx, params, ps.from_torch_state(optimizer.state_dict(), tx, params, steps=10))
+    ps.write_back(module, state.params)
+    optimizer.load_state_dict(ps.to_torch_state(state.opt_state, state.params, optimizer))
+    train_there(module, optimizer, 10)
+    torch.testing.assert_close(named(module), named(whole))
 
 
 def test_before_the_first_step_there_is_nothing_to_move():

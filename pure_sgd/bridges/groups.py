@@ -10,14 +10,14 @@ import torch
 from .. import tree
 from ..errors import PureSGDError
 from ..transforms import GradientTransformation, extra_args_of
-from .held import RATE, hold, settable
+from .held import RATE, SHORT, hold, settable
 from .in_place import update_in_place
+from .kernels import kernel_of
 
 __all__ = ["Group"]
 
 #: What may stand in a group beside the hyperparameters of its chain.
 OTHERS = {"params", "param_names", "name", "initial_lr", "shared"}
-SHORT = {RATE: "lr"}
 
 
 class Group:
@@ -46,7 +46,7 @@ class Group:
     def __init__(self, tx: GradientTransformation, options: dict[str, Any], compile: bool) -> None:
         params: list[torch.Tensor] = options["params"]
         self.params = dict(zip(options.get("param_names", range(len(params))), params, strict=True))
-        self.options, self._compile = options, compile
+        self.options, self._compile, self._chain = options, compile, tx
         self.leaves: dict[str, torch.Tensor] = {}  # of the state, by path
         #: The parameters that the chain knows: all but those that never had a gradient.
         self.trained = {name: p for name, p in self.params.items() if p.requires_grad} or self.params
@@ -92,8 +92,12 @@ class Group:
         if not grads:
             return False
         reached = self.cover(grads.keys())
+        held = {name: self.options[name] for name in self._held}
         for name, leaf in self._held.items():
-            leaf.fill_(self.options[name])
+            leaf.fill_(held[name])
+        kernel = None if extra or len(grads) < len(self.trained) else self._kernel
+        if kernel is not None and kernel.step([grads[name] for name in self.trained], held):
+            return reached
         still: list[tuple[torch.Tensor, torch.Tensor]] = []
         if len(grads) < len(self.trained):
             still = [(leaf, leaf.clone()) for leaf in self._without(grads)]
@@ -119,6 +123,7 @@ class Group:
         }
         places = [*self.trained.values(), *self.leaves.values()]
         self._memory = [leaf if leaf.ndim else leaf.detach().view(1) for leaf in places]
+        self._kernel = kernel_of(self._chain, self.trained, self.state)
         self._write = update_in_place(self.tx, values, state, self._compile)
 
     def _check_options(self) -> None:

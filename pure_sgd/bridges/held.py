@@ -13,9 +13,11 @@ from ..transforms import GradientTransformation, InjectHyperparamsState, inject_
 from ..transforms.contract import transformation
 from ..transforms.finding import by_name
 
-__all__ = ["RATE", "hold", "settable"]
+__all__ = ["RATE", "SHORT", "hold", "settable"]
 
 RATE = "learning_rate"
+#: What a parameter group calls it.
+SHORT = {RATE: "lr"}
 Values = Mapping[str, Any]
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..arguments import typed
 from ..errors import PureSGDError
 
 __all__ = ["csv_logger", "json_lines_logger", "tensorboard_logger"]
@@ -27,6 +28,7 @@ Record = dict[str, float]
 Logger = Callable[[Record, Any], None]
 
 
+@typed
 def csv_logger(path: str | os.PathLike[str]) -> Logger:
     """A callback that adds each record to a table with one column for each quantity.
 
@@ -48,6 +50,7 @@ def csv_logger(path: str | os.PathLike[str]) -> Logger:
     """
     path = Path(path)
 
+    @typed
     def log(record: Record, state: Any) -> None:
         columns = list(record)
         if path.exists() and path.stat().st_size:
@@ -66,6 +69,7 @@ def csv_logger(path: str | os.PathLike[str]) -> Logger:
     return log
 
 
+@typed
 def json_lines_logger(path: str | os.PathLike[str]) -> Logger:
     """A callback that adds each record to a file as one line of JSON; what is not finite becomes null.
 
@@ -80,6 +84,7 @@ def json_lines_logger(path: str | os.PathLike[str]) -> Logger:
     """
     path = Path(path)
 
+    @typed
     def log(record: Record, state: Any) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
         with path.open("a") as file:
@@ -105,6 +110,7 @@ def tensorboard_logger(writer: Any) -> Logger:
         loss 0.5 10
     """
 
+    @typed
     def log(record: Record, state: Any) -> None:
         for name, value in record.items():
             if name != "step":

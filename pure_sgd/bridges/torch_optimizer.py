@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import typed
 from ..errors import PureSGDError
 from ..transforms import GradientTransformation, eval_params
 from ..transforms.wrapping import check_inner
@@ -66,6 +67,10 @@ class TorchOptimizer(torch.optim.Optimizer):
             PureSGDError: a sparse gradient, a chain that asks for the loss without ``closure``, and what the
                 chain itself raises.
         """
+        if not (closure is None or callable(closure)):
+            raise PureSGDError(
+                "step", f"closure is a {type(closure).__name__}", "Pass a function, or nothing"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,6 +79,10 @@ class TorchOptimizer(torch.optim.Optimizer):
             if group.step({**self._from_closure(group, closure, loss, extra), **extra}):
                 self._place(group)
         return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it, to be copied: torch would leave out what is not its own."""
+        return {**super().__getstate__(), "_tx": self._tx, "_compile": self._compile, "_groups": self._groups}
 
     @property
     def chain_states(self) -> list[Any]:
@@ -153,6 +162,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         return {name: known[name] for name in wanted}
 
 
+@typed
 def to_torch_optimizer(
     tx: GradientTransformation, params: Iterable[Any], *, compile: bool = False
 ) -> TorchOptimizer:
@@ -177,9 +187,12 @@ def to_torch_optimizer(
     ``grad_fn``; so line searches work. ``eval_params()`` is the average that the chain keeps,
     ``chain_states`` its states.
 
-    With ``compile=True`` the update is one program, which writes parameters and state in one pass over
-    memory, as ``fused=True`` does; that compiles for 10 to 60 s at the first step, for each group. Without,
-    each operation of the chain passes over fresh memory: leave that to models whose own step takes long.
+    Where the chain is a rule that torch has a kernel for (:func:`sgd`, :func:`adam` and :func:`adamw` without
+    masks, with plain numbers but for the learning rate, which may follow a schedule on a CPU; float32 or
+    float64), a step is a call of that kernel, as with ``fused=True``: its result is the chain's to rounding.
+    Of any other chain each operation passes over fresh memory: leave that to models whose own step takes
+    long. With ``compile=True`` such an update is one program, which writes parameters and state in one pass;
+    that compiles for 10 to 60 s at the first step, for each group.
 
     Raises:
         PureSGDError: a ``tx`` that is no transform, an option of a group that is no hyperparameter of the

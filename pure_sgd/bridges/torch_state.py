@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from .. import tree
+from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from ..models.buffers import trainable
-from ..transforms import GradientTransformation, ScaleByAdamState, TraceState
+from ..transforms import GradientTransformation, ScaleByAdamState, ScaleByAmsgradState, TraceState
 from ..transforms.wrapping import check_inner
 
 __all__ = ["from_torch_state", "to_torch_state"]
@@ -19,19 +20,23 @@ __all__ = ["from_torch_state", "to_torch_state"]
 MEMORY = {
     TraceState: {"trace": "momentum_buffer"},
     ScaleByAdamState: {"mu": "exp_avg", "nu": "exp_avg_sq"},
+    ScaleByAmsgradState: {"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq"},
 }
 
 
+@typed
 def from_torch_state(
     state_dict: dict[str, Any], tx: GradientTransformation, params: Any, *, steps: int | None = None
 ) -> Any:
     """The state of ``tx`` after what ``state_dict``, that of a ``torch.optim`` optimizer, has seen.
 
-    ``tx`` is a chain with :func:`sgd`, :func:`adam` or :func:`adamw` in it, and else only with what remembers
-    nothing but steps. ``params`` are the parameters by name, as :func:`from_module` gives them, or in a
-    list: those of ``state_dict`` by their names, if it has names, or else in the same order. Moments are
-    copied, in the dtypes that ``tx`` keeps. Hyperparameters are those of ``tx``, not of torch. ``steps`` is
-    the number of steps taken, which SGD does not count; schedules go on from there.
+    ``tx`` is a chain with :func:`sgd`, :func:`adam`, :func:`adamw` or :func:`amsgrad` in it, and else only
+    with what remembers nothing but steps: ``maximize`` is ``scale(-1)`` before the rule, groups with rates
+    of their own are the parts of a :func:`partition`. ``params`` are the parameters by name, as
+    :func:`from_module` gives them, or in a list: those of ``state_dict`` by their names, if it has names, or
+    else in the same order. Moments are copied, in the dtypes that ``tx`` keeps. Hyperparameters are those of
+    ``tx``, not of torch. ``steps`` is the number of steps taken, which SGD does not count; schedules go on
+    from there.
 
     Raises:
         PureSGDError: names the leaf that torch's state lacks, that ``tx`` has no place for, that counts other
@@ -81,6 +86,7 @@ def from_torch_state(
     return tree.flatten(state)[1]([new.get(path, leaf) for path, leaf in tree.named_leaves(state, "state")])
 
 
+@typed
 def to_torch_state(opt_state: Any, params: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state dict with which ``optimizer`` goes on where ``opt_state`` stands, by ``load_state_dict``.
 
@@ -112,7 +118,7 @@ def to_torch_state(opt_state: Any, params: Any, optimizer: torch.optim.Optimizer
             raise _other_shape(f"params{param}", leaf.shape, held[index].shape)
         entries.setdefault(index, {})[key] = leaf.clone()
     for _, node in tree.walk(opt_state):
-        if isinstance(node, ScaleByAdamState):
+        if isinstance(node, (ScaleByAdamState, ScaleByAmsgradState)):
             for param, _ in tree.named_leaves(node.mu):
                 # torch counts in floats.
                 entries[indices[param]]["step"] = node.step.to("cpu", torch.float32)
