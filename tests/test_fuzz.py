@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 
-import fuzzing
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from fuzzing import FUNCTIONS, NAMES, NOT_YET, Call, calls, complaint
+from fuzzing.calls import FUNCTIONS, LEFT_OUT, NAMES, Call, calls
+from fuzzing.outcome import answer, complaint
 from hypothesis import HealthCheck, Phase, given, settings
 
 SETTINGS = settings(
@@ -18,11 +18,11 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],
 )
-#: Each call compiles, which takes seconds.
-COMPILING = {"scan", "scan_indices", "compile_step"}
-QUICK = [
-    name for name in NAMES if not name.startswith(("plotting", "theory.stability")) and name not in COMPILING
-]
+#: Each call draws, looks for a limit, or compiles.
+SLOW = ("plotting", "theory.stability", "theory.critical", "scan", "compile_step")
+QUICK = [name for name in NAMES if not name.startswith(SLOW)]
+#: Refused as it stands: what ranks differ by is not there where there is one.
+OF_SEVERAL_RANKS = {"distributed.value_grad_and_noise"}
 
 
 def check(call: Call) -> None:
@@ -46,11 +46,15 @@ def test_ten_thousand_malformed_calls(call: Call):
     check(call)
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_what_is_not_malformed_is_no_complaint(name: str):
-    """The table of good arguments is one: each function is really reached."""
-    check(Call(name, FUNCTIONS[name], {}))
+@pytest.mark.parametrize("name", sorted({*NAMES} - OF_SEVERAL_RANKS))
+def test_what_is_not_malformed_is_answered(name: str):
+    """The tables of good arguments are right: each function, and what it returns, is really reached."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answer(Call(name, {}))
+    check(Call(name, {}))
+    plt.close("all")
 
 
 def test_what_is_left_out_exists():
-    assert {*fuzzing.LEFT_OUT, *NOT_YET} <= {*FUNCTIONS}
+    assert {*FUNCTIONS} >= LEFT_OUT
