@@ -34,13 +34,15 @@ FILES = (
     "speed_lecture",
     "speed_sweep",
     "speed_update",
+    "speed_bridges",
     "speed_steps",
     "speed_eager",
     "speed_compile",
     "speed_data",
+    "speed_distributed",
     "gradient_noise",
 )
-HEADLINES = ("lecture/many", "lecture/step", "update/300", "eager/adam48")
+HEADLINES = ("lecture/many", "lecture/step", "update/300", "eager/adam48 w16")
 WIDTHS = (22, 30, 34, 14, 24, 0)
 
 Make = Callable[[Settings], Group | list[Line]]
