@@ -1,4 +1,4 @@
-"""Draws the pictures of the pages, by running them: ``figure`` of a Python fence, for light and for dark."""
+"""Draws the pictures of the pages, by running them: what a fence leaves in pyplot, for light and dark."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 from docutils import nodes
+from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -67,9 +68,10 @@ def draw(app: Sphinx) -> None:
 
         def keep(names: dict[str, Any], page: Path = page) -> None:
             nonlocal drawn
-            if "figure" in names:
+            for number in pyplot.get_fignums():
                 drawn += 1
-                save(names.pop("figure"), f"{page.stem}-{drawn}")
+                save(pyplot.figure(number), f"{page.stem}-{drawn}")
+            pyplot.close("all")
 
         here = os.getcwd()
         with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
@@ -101,10 +102,10 @@ def verify(name: str, problem: Problem) -> None:
             f"  b = {b:4}, without replacement  {value / predicted:.3f} +- {error / predicted:.3f}, "
             f"of which 1 - b / N = {1 - b / n:.3f}"
         )
-    figure = ps.plotting.plot_minibatch_variance(
+    ps.plotting.plot_minibatch_variance(
         [*SIZES, 1024], [*values, without[1][0]], trace, n, [*errors, without[1][1]]
     )
-    figure.savefig(f"gradient_noise_{name}.png", dpi=150)
+    plt.savefig(f"gradient_noise_{name}.png", dpi=150)
 
 
 def steps_to_target(problem: Problem, b: int, rate: float, seeds: int = 3) -> float:
@@ -161,9 +162,14 @@ def choose(problem: Problem) -> None:
     until = next(i for i, loss in enumerate(losses) if loss < TARGET) + 1
     critical = ps.critical_batch_size(scales[:until]).item()
     chosen = 2 ** round(math.log2(critical))
-    ps.plotting.plot_noise_scale(steps, smooth, chosen).savefig("gradient_noise_scale.png", dpi=150)
+    terms = {
+        name: [getattr(scale, name) for scale in smooth] for name in ("trace_covariance", "grad_sq_norm")
+    }
+    ps.plotting.plot_noise({"step": steps, **terms}, batch_size=chosen)
+    plt.savefig("gradient_noise_scale.png", dpi=150)
     norms = ps.per_example_grad_norms(problem.loss)(state.params, problem.data)
-    ps.plotting.plot_gradient_norms(norms).savefig("gradient_noise_norms.png", dpi=150)
+    ps.plotting.plot_gradient_norms(norms)
+    plt.savefig("gradient_noise_norms.png", dpi=150)
     first, last = smooth[0].simple.item(), smooth[-1].simple.item()
     print(f"\nnoise scale of the network: {first:.0f} examples at first, {last:.0f} after {steps[-1]} steps,")
     print(f"{critical:.0f} on the way to a loss of {TARGET}: the batch size to choose. What others cost:")

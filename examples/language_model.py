@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
-from matplotlib.figure import Figure
 
 import pure_sgd as ps
 
@@ -54,10 +54,9 @@ def write(model: ps.models.Model, params: Any, text: torch.Tensor, length: int) 
     return text
 
 
-def draw(history: dict[str, list[float]], baselines: dict[str, float]) -> Figure:
+def draw(history: ps.History, baselines: dict[str, float]) -> None:
     """The losses against what frequencies tell, above the learning rate of every step."""
-    figure = ps.plotting.plot_history(history, by="step")
-    losses, rates = figure.axes
+    losses, rates = history.plot(by="step")
     for name, value in baselines.items():
         losses.axhline(value, color="0.4", linestyle="--", linewidth=1)
         losses.text(STEPS * 0.99, value + 0.02, f"frequencies of {name}", ha="right", color="0.3")
@@ -65,7 +64,7 @@ def draw(history: dict[str, list[float]], baselines: dict[str, float]) -> Figure
     losses.legend(frameon=False, loc="lower left")
     rates.lines[0].set_data(range(STEPS), RATE(torch.arange(STEPS)).tolist())
     rates.set_ylim(bottom=0)
-    return figure
+    plt.savefig("language_model.png", dpi=150)
 
 
 def main() -> None:
@@ -118,7 +117,7 @@ def main() -> None:
     prompt = torch.tensor([alphabet.index(character) for character in "Alice "])
     written = "".join(alphabet[i] for i in write(model, averaged, prompt, 400))
     print(f"\n{textwrap.fill(written, 79)}\n")
-    draw(history, baselines).savefig("language_model.png", dpi=150)
+    draw(history, baselines)
     print(f"picture: {Path('language_model.png').resolve()}")
 
     assert risk.mean < baselines["pairs"] - 0.6, risk

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 import pure_sgd as ps
@@ -85,8 +86,8 @@ def main() -> None:
         print(f"{name:6}{row[0]:9.4f}{row[1]:9.4f}{row[2]:10.4f}")
     print(f"{len(history['loss'])} epochs in {seconds:.2f} s, held-out loss {history['val_loss'][-1]:.4f}")
 
-    figure = ps.plotting.plot_history(history)
-    figure.savefig("lecture.png", dpi=150)
+    history.plot()
+    plt.savefig("lecture.png", dpi=150)
     print(f"picture: {Path('lecture.png').resolve()}")
 
     for got, expected in ((rows[1], LEARNED), (rows[2], AVERAGED)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 import pure_sgd as ps
@@ -48,8 +49,8 @@ def main() -> None:
     for i, rate in enumerate(rates.tolist()):
         cells = [f"{risk[i, j].mean():.5f} ± {risk[i, j].std():.5f}" for j in range(2)]
         print(f"{rate:8.4f}{cells[0]:>22}{cells[1]:>22}")
-    figure = ps.plotting.plot_sweep(grids, risk, label="risk above that of the true weights")
-    figure.savefig("sweep.png", dpi=150)
+    ps.plotting.plot_sweep(grids, risk, label="risk above that of the true weights")
+    plt.savefig("sweep.png", dpi=150)
     print(f"picture: {Path('sweep.png').resolve()}")
 
     torch.testing.assert_close(risk[9, 1, 3], run(rates[9], 0.9, 3), rtol=1e-4, atol=0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 import pure_sgd as ps
@@ -69,7 +70,8 @@ def over_steps() -> None:
         for kind in ("params", "averaged"):
             found = getattr(runs, kind)
             check(name, found.mean, getattr(risk, kind).total, found.standard_error)
-        ps.plotting.plot_risk(risk, runs).savefig(f"theory_{name}.png", dpi=120)
+        ps.plotting.plot_risk(risk, runs)
+        plt.savefig(f"theory_{name}.png", dpi=120)
 
 
 def in_the_long_run() -> None:
@@ -93,8 +95,8 @@ def in_the_long_run() -> None:
         measured[name] = Measured(few, found.mean[:, -1], found.standard_error[:, -1])
         exact = torch.stack([steady(float(value)) for value in few])
         check(name, measured[name].mean, exact, measured[name].standard_error)
-    figure = ps.plotting.plot_predictions(grids, predicted, measured)
-    figure.savefig("theory_steady_state.png", dpi=120)
+    ps.plotting.plot_predictions(grids, predicted, measured)
+    plt.savefig("theory_steady_state.png", dpi=120)
 
 
 def by_hand() -> None:
@@ -202,8 +204,10 @@ def over_batch_sizes() -> None:
     model = th.noisy_quadratic_model(100)
     families = th.classical_families(model.curvature)
     found = th.critical_batch_size(model, [2.0**k for k in range(0, 15, 2)], target=0.03)
-    ps.plotting.plot_steps_to_target(found).savefig("theory_steps.png", dpi=120)
-    ps.plotting.plot_best_methods(found).savefig("theory_methods.png", dpi=120)
+    ps.plotting.plot_steps_to_target(found)
+    plt.savefig("theory_steps.png", dpi=120)
+    ps.plotting.plot_best_methods(found)
+    plt.savefig("theory_methods.png", dpi=120)
     print(
         f"\n{'steps at batch size':24}"
         + "".join(f"{int(size):>8}" for size in found.batch_sizes)

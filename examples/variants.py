@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from torch.func import vmap
@@ -136,7 +137,8 @@ def main() -> None:
 
     draw(risks, floor).savefig("variants.png", dpi=150)
     pictured = schedules() | {"plateau, of one run": lambda step: runs["plateau"][1][step]}
-    ps.plotting.plot_schedules(pictured, STEPS).savefig("variants_schedules.png", dpi=150)
+    ps.plotting.plot_schedules(pictured, STEPS)
+    plt.savefig("variants_schedules.png", dpi=150)
     print(f"pictures: {Path('variants.png').resolve()}, {Path('variants_schedules.png').resolve()}")
 
     for name in ("+ momentum", "+ weight decay", "+ step schedule", "+ EMA"):
