@@ -107,7 +107,7 @@ def test_parameters_and_state_are_those_of_the_chain_to_rounding(chain):
             lambda params: (), lambda updates, state, params=None, **_: (updates, state)
         ),
     ],
-    ids=repr,
+    ids=lambda tx: str(tx.recipe or "one without a recipe"),
 )
 def test_of_other_chains_torch_has_no_kernel(tx):
     params = values()
