@@ -42,7 +42,11 @@ def place_of(directory: Path, world: int) -> Path:
 
 
 def fit(
-    directory: Path | None, world: int, stop: tuple[int, int] | None = None, **options: Any
+    directory: Path | None,
+    world: int,
+    stop: tuple[int, int] | None = None,
+    data: Any = None,
+    **options: Any,
 ) -> ps.FitResult:
     """Train on ``world`` ranks; ``stop=(rank, step)`` sends SIGTERM to one while it takes that step."""
     mesh = mesh_of(world)
@@ -58,7 +62,7 @@ def fit(
 
     loss = ps.distributed.data_parallel(lambda params, batch: counted(params, *batch), mesh)
     checkpoint = None if directory is None else place_of(directory, world)
-    data = DataLoader(TensorDataset(*rows()), batch_sampler=sampler)
+    data = data or DataLoader(TensorDataset(*rows()), batch_sampler=sampler)
     options = {"steps": STEPS, "progress": False, **options}
     return ps.fit(loss, TX, start(), data, checkpoint=checkpoint, **options)
 
@@ -88,6 +92,24 @@ def test_what_stops_one_rank_stops_all_and_they_go_on_as_if_it_had_not(ranks, tm
     for answer, other in zip(ranks(resumed, tmp_path, world), expected, strict=True):
         assert_same(answer.state, other.state)
         assert answer.history == other.history == expected[0].history
+
+
+def fit_on_own_rows(directory: Path | None, stop: tuple[int, int] | None, resume: bool) -> Any:
+    """Each rank has rows of its own, in an order that it draws itself."""
+    rank = distributed.get_rank()
+    mine = TensorDataset(*(leaf[rank::WORLD] for leaf in rows()))
+    data = DataLoader(mine, batch_size=3, shuffle=True, generator=torch.Generator().manual_seed(rank))
+    try:
+        return fit(directory, WORLD, stop, data, resume=resume)
+    except SystemExit:
+        return None
+
+
+def test_each_rank_goes_on_from_its_own_place(ranks, tmp_path):
+    expected = ranks(fit_on_own_rows, None, None, False)
+    assert ranks(fit_on_own_rows, tmp_path, (0, 6), False) == [None] * WORLD
+    for answer, other in zip(ranks(fit_on_own_rows, tmp_path, None, True), expected, strict=True):
+        assert_same(answer.state, other.state)
 
 
 def resumed_from(directory: Path, world: int) -> ps.FitResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -165,21 +166,20 @@ def clipped_mean_grads(
         >>> distributed.destroy_process_group()
     """
     group = group_of(mesh, "clipped_mean_grads")
-    # Divided by 1 the mean is a sum; and of no rows nothing is left but the noise.
-    own_sum = gradients.clipped_mean_grads(
-        example_loss, max_norm, expected_batch_size=1.0, method=method, chunk_size=chunk_size
-    )
-    noise = gradients.clipped_mean_grads(example_loss, max_norm, noise_multiplier, expected_batch_size=1.0)
+    # Divided by a number that is known the means add up; and of no rows nothing is left but the noise.
+    size = 1.0 if expected_batch_size is None else expected_batch_size
+    part = partial(gradients.clipped_mean_grads, example_loss, max_norm, expected_batch_size=size)
+    own_part, noise = part(method=method, chunk_size=chunk_size), part(noise_multiplier)
 
     @typed
     def clipped(params: Params, rows: Batch, key: torch.Tensor | None = None) -> ClippedGrads:
-        count = len(tree.leaves(rows)[0]) if expected_batch_size is not None else tree.batch_length(rows)
+        count = tree.batch_length(rows) if expected_batch_size is None else len(tree.leaves(rows)[0])
         drawn = noise(params, tree.map(lambda leaf: leaf[:0], rows), key).grads
-        own = own_sum(params, rows)
+        own = own_part(params, rows)
         found, rebuild = tree.flatten(own.grads)
         loss = own.loss * count if count else torch.zeros_like(own.loss)
         *sums, loss, total = summed([*found, loss, loss.new_tensor(count)], group)
-        divisor = total if expected_batch_size is None else expected_batch_size
+        divisor = total if expected_batch_size is None else 1
         grads = [((s + e) / divisor).to(e.dtype) for s, e in zip(sums, tree.leaves(drawn), strict=True)]
         return ClippedGrads(rebuild(grads), loss / total, own.norms)
 

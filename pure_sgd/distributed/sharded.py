@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.experimental import implicit_replication
@@ -23,6 +24,9 @@ __all__ = ["gather", "on_shards", "shard"]
 
 #: Which leaves are spread: what the optimizer remembers, or the parameters too.
 PLANS = {"optimizer": r"state\.opt_state", "all": r"state\.(opt_state|params(?!\['buffers'\]))"}
+
+#: What torch 2.13 never comes back from where the leaf has no entries.
+ENDLESS = (torch.Tensor.reshape, torch.tensordot)
 
 
 @typed
@@ -120,6 +124,8 @@ class _SumsAreWhole(TorchFunctionMode):
     """Sums over rows are added up over ranks at once: torch 2.13 adds a number to the part of each rank."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in ENDLESS and any(isinstance(arg, torch.Tensor) and not arg.numel() for arg in args):
+            args = [whole(arg) for arg in args]
         result = function(*args, **(kwargs or {}))
         if isinstance(result, DTensor) and any(placement.is_partial() for placement in result.placements):
             return result.redistribute(placements=[Replicate()])
