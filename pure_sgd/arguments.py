@@ -222,7 +222,7 @@ def _expected(function: Callable[..., Any]) -> tuple[list[str], dict[str, tuple[
         if not variable and (tests := _tests(meant[name])):
             written = parameter.annotation
             told = written if isinstance(written, str) else inspect.formatannotation(written)
-            expected[name] = (parameter.default, told, tests)
+            expected[name] = (parameter.default, told.replace("[T]", ""), tests)
     return list(parameters), expected
 
 

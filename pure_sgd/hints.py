@@ -8,7 +8,12 @@ from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
-__all__ = ["Hyperparameter", "alternatives", "hints"]
+from typing_extensions import TypeVar
+
+__all__ = ["Hyperparameter", "T", "alternatives", "hints"]
+
+#: The type of a tree that the caller has made, of parameters or of data; it comes back as it went in.
+T = TypeVar("T", default=Any)
 
 #: A number, a 0-d tensor or a schedule. An argument annotated with it may be any of the three in every
 #: factory that carries ``@transformation``; the factory itself only ever sees a number or a tensor.

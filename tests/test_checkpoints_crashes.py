@@ -174,7 +174,8 @@ def test_two_writers_do_not_mix(tmp_path):
     assert sorted(saved.get() for _ in range(20)) == list(range(20))
     assert saved.empty()
     for step in range(20):
-        loaded = ps.load_checkpoint(tmp_path, {"w": torch.zeros(1000), "writer": 0}, step)
+        like: dict[str, Any] = {"w": torch.zeros(1000), "writer": 0}
+        loaded = ps.load_checkpoint(tmp_path, like, step)
         assert torch.all(loaded["w"] == loaded["writer"])
     assert len(list(tmp_path.iterdir())) == 20
 
@@ -211,7 +212,7 @@ def killed_while_saving(path: Path, target: Callable[..., None], times: int) -> 
         time.sleep(draw.uniform(0.0, 0.03))
         os.kill(writer.pid or 0, signal.SIGKILL)
         writer.join()
-        like = {"w": torch.zeros(200_000), "step": 0}
+        like: dict[str, Any] = {"w": torch.zeros(200_000), "step": 0}
         steps = ps.checkpoint_steps(path / str(round))
         assert steps
         for step in steps:

@@ -94,7 +94,7 @@ def test_the_state_before_the_step_and_its_batch_come_back(how: str, tmp_path: A
 
 def test_the_file_is_an_ordinary_checkpoint(tmp_path: Any):
     error = stopped(checkpoint=tmp_path)
-    like = {"state": ps.init_train_state(PARAMS, TX), "batch": (X[:8], Y[:8]), "extra": {}}
+    like: dict[str, Any] = {"state": ps.init_train_state(PARAMS, TX), "batch": (X[:8], Y[:8]), "extra": {}}
     assert int(ps.load_checkpoint(error.path, like)["state"].step) == error.step
 
 

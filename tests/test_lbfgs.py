@@ -214,7 +214,7 @@ def test_the_step_gives_the_loss_of_its_batch_with_buffers_and_without_what_come
 
     tx = ps.chain(ps.sgd(1.0), ps.scale_by_zoom_linesearch(20))
     step = ps.make_step(loss, tx, has_aux=True)
-    params = {"w": vector(0.0), "buffers": {"scale": vector(2.0)}}
+    params: dict[str, Any] = {"w": vector(0.0), "buffers": {"scale": vector(2.0)}}
     state, metrics = step(ps.init_train_state(params, tx), vector(1, 5))
     assert state.params["w"].item() == pytest.approx(1.5)  # 2 * w is the mean of the batch
     assert state.params["buffers"]["scale"] == 3

@@ -108,7 +108,8 @@ def test_a_value_that_nobody_gives_is_the_loss():
 
 
 def test_buffers_are_passed_to_the_loss_and_stay():
-    params = {"w": torch.zeros(3), "buffers": {"count": torch.tensor(5), "scale": torch.tensor(2.0)}}
+    buffers = {"count": torch.tensor(5), "scale": torch.tensor(2.0)}
+    params: dict[str, Any] = {"w": torch.zeros(3), "buffers": buffers}
 
     def loss(params: Any, data: Any) -> torch.Tensor:
         return ((data[0] @ params["w"] * params["buffers"]["scale"] - data[1]) ** 2).mean()

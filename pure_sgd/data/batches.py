@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from .. import random, tree
 from ..arguments import typed
 from ..errors import PureSGDError, check_count
+from ..hints import T
 from .files import FileDataset
 from .order import check_sizes, epoch_windows
 from .samplers import BatchSampler, Sampler
@@ -32,7 +33,7 @@ class BatchSource(NamedTuple):
 
 
 @typed
-def take(data: Any, rows: Any) -> Any:
+def take(data: T, rows: Any) -> T:
     """The examples ``rows`` of every leaf of ``data``.
 
     Example:
@@ -111,7 +112,7 @@ def batch_source(
 
 
 @typed
-def train_test_split(data: Any, test_fraction: float = 0.2, seed: int = 0) -> tuple[Any, Any]:
+def train_test_split(data: T, test_fraction: float = 0.2, seed: int = 0) -> tuple[T, T]:
     """Split the examples of ``data`` at random into ``(train, held_out)``.
 
     Raises:

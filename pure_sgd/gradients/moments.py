@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import torch
 
@@ -11,6 +11,7 @@ from .. import tree
 from ..arguments import typed
 from ..errors import PureSGDError
 from ..functorch import readable
+from ..hints import T
 from ..models.buffers import trainable, without_buffers
 from .compilable import compilable
 from .example_gradients import (
@@ -29,19 +30,19 @@ MEAN_AND_VARIANCE = Want(mean=True, variance=True, norms=False)
 NORMS = Want(mean=False, variance=False, norms=True)
 
 
-class GradientMoments(NamedTuple):
+class GradientMoments(NamedTuple, Generic[T]):
     """The gradients of ``count`` examples, summed up; tensors in at least float32."""
 
     count: torch.Tensor  # shape (), int64: the number of examples
     loss: torch.Tensor  # shape (): the mean loss
-    mean: Params  # a tree like params: the mean gradient, that of the empirical risk
-    variance: Params  # a tree like params: the unbiased variance of each entry over examples
+    mean: T  # a tree like params: the mean gradient, that of the empirical risk
+    variance: T  # a tree like params: the unbiased variance of each entry over examples
 
 
 @typed
 def gradient_moments(
     example_loss: ExampleLoss, method: str = "auto", chunk_size: int | None = None
-) -> Callable[[Params, Batch], GradientMoments]:
+) -> Callable[[T, Batch], GradientMoments[T]]:
     """Mean and variance over examples of the gradient: ``f(params, batch) -> GradientMoments``.
 
         grads[i]  =  gradient of example_loss(params, *batch[i])
@@ -117,7 +118,7 @@ def gradient_moments(
 
 
 @typed
-def merge_moments(a: GradientMoments, b: GradientMoments) -> GradientMoments:
+def merge_moments(a: GradientMoments[T], b: GradientMoments[T]) -> GradientMoments[T]:
     """The moments of two sets of examples together, as if they had been one batch.
 
         count     =  a.count + b.count

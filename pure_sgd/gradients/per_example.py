@@ -7,6 +7,7 @@ from typing import Any
 
 from ..arguments import typed
 from ..errors import check_count
+from ..hints import T
 from .examples import Batch, ExampleLoss, Params, checked, over_examples
 from .value_and_grad import value_and_grad
 
@@ -14,9 +15,7 @@ __all__ = ["per_example_grads"]
 
 
 @typed
-def per_example_grads(
-    example_loss: ExampleLoss, chunk_size: int | None = None
-) -> Callable[[Params, Batch], Params]:
+def per_example_grads(example_loss: ExampleLoss, chunk_size: int | None = None) -> Callable[[T, Batch], T]:
     """The gradient of each example: ``f(params, batch)``, a tree like ``params`` of leaves (B, *P).
 
         grads[i] = gradient of example_loss(params, *batch[i])

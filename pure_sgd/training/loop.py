@@ -6,13 +6,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple
 
 import torch
 
 from ..arguments import typed
 from ..data import batch_source
 from ..errors import PureSGDError, check_count
+from ..hints import T
 from ..transforms import GradientTransformation
 from .checkpoints import checkpoint_steps
 from .compiled import compile_step, compile_when_it_pays
@@ -30,10 +31,10 @@ from .watching import SKIPPED, Place, Policy, Watch, first_bad_update
 __all__ = ["FitResult", "fit"]
 
 
-class FitResult(NamedTuple):
+class FitResult(NamedTuple, Generic[T]):
     """What :func:`fit` returns."""
 
-    state: TrainState
+    state: TrainState[T]
     history: History
 
 
@@ -41,7 +42,7 @@ class FitResult(NamedTuple):
 def fit(
     loss: Callable[..., Any],
     tx: GradientTransformation,
-    params: Any,
+    params: T,
     data: Any,
     *,
     epochs: int | None = None,
@@ -64,7 +65,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
-) -> FitResult:
+) -> FitResult[T]:
     """Train: ``state, metrics = step(state, batch)`` for every batch, with a record of each epoch.
 
     Args:
@@ -193,7 +194,7 @@ def fit(
             save()
         return stop_when is not None and together.most(int(stop_when(history))) > 0
 
-    def result() -> FitResult:
+    def result() -> FitResult[T]:
         if skipped := sum(history.get(SKIPPED, [])):
             warnings.warn(
                 f"fit: {skipped:.0f} of {done} steps were not finite and are left out", stacklevel=3

@@ -9,6 +9,7 @@ import torch
 
 from .. import functorch, tree
 from ..arguments import typed
+from ..hints import T
 from .programs.below import Axes, below, mapped
 from .programs.recording import record
 from .state import TrainState
@@ -36,7 +37,7 @@ class _Program(NamedTuple):
 
 
 @typed
-def replay_step(step: Step) -> Step:
+def replay_step(step: Step[T]) -> Step[T]:
     """The same step, recorded on the first call and replayed from then on.
 
     The first call runs ``step`` and writes down its tensor operations, those of ``grad`` and ``vmap``

@@ -11,6 +11,7 @@ import torch
 from .. import functorch, tree
 from ..arguments import typed
 from ..errors import PureSGDError
+from ..hints import T
 from .mapped_scan import mapped_scan
 from .one_program import Many, can_be_one_program, one_by_one, one_program
 from .state import TrainState
@@ -25,13 +26,13 @@ GATHER_BYTES = 2**24
 
 @typed
 def scan(
-    step: Step,
-    state: TrainState,
+    step: Step[T],
+    state: TrainState[T],
     batches: Any,
     *,
     compile: bool = True,
     backend: Any = "inductor",
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState[T], Metrics]:
     """Many steps as one compiled program: ``step`` along the leading axis of ``batches``.
 
         for k in range(steps):
@@ -75,14 +76,14 @@ def scan(
 
 @typed
 def scan_indices(
-    step: Step,
-    state: TrainState,
+    step: Step[T],
+    state: TrainState[T],
     data: Any,
     indices: torch.Tensor,
     *,
     compile: bool = True,
     backend: Any = "inductor",
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState[T], Metrics]:
     """The same over ``data`` in memory: step k is taken on the rows ``indices[k]`` of every leaf.
 
         for k in range(steps):

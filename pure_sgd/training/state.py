@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
 
 from .. import tree
 from ..errors import PureSGDError
+from ..hints import T
 from ..models.buffers import BUFFERS, trainable
 from ..transforms import GradientTransformation
 from ..transforms.contract import step_zero
@@ -15,15 +16,15 @@ from ..transforms.contract import step_zero
 __all__ = ["TrainState", "init_train_state"]
 
 
-class TrainState(NamedTuple):
+class TrainState(NamedTuple, Generic[T]):
     """Everything that a step reads and writes: a tree of tensors, and the whole of a checkpoint."""
 
     step: torch.Tensor  # int64, shape (): the number of steps taken
-    params: Any
+    params: T
     opt_state: Any
 
 
-def init_train_state(params: Any, tx: GradientTransformation) -> TrainState:
+def init_train_state(params: T, tx: GradientTransformation) -> TrainState[T]:
     """The state before the first step.
 
     The state owns its memory: ``params`` is copied. Its leaves are floating-point tensors of any shape

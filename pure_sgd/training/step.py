@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate
 
 import torch
 
@@ -11,6 +11,7 @@ from .. import tree
 from ..arguments import typed
 from ..errors import PureSGDError, check_count
 from ..gradients import EmpiricalRisk, GradientMoments, noise_scale, value_and_grad
+from ..hints import T
 from ..models.buffers import BUFFERS, trainable
 from ..transforms import GradientTransformation, apply_updates, extra_args_of, learning_rate
 from ..transforms.wrapping import either
@@ -19,7 +20,7 @@ from .state import TrainState
 __all__ = ["Metrics", "Step", "make_step"]
 
 Metrics = dict[str, torch.Tensor]
-Step = Callable[..., tuple[TrainState, Metrics]]
+Step = Callable[Concatenate[TrainState[T], Any, ...], tuple[TrainState[T], Metrics]]
 
 
 @typed
@@ -29,7 +30,7 @@ def make_step(
     has_aux: bool = False,
     *,
     statistics: int | None = None,
-) -> Step:
+) -> Step[T]:
     """The pure step ``step(state, batch, **extra) -> (state, metrics)``.
 
         value, grads = value_and_grad(loss)(params, batch)

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from .. import functorch, tree
 from ..arguments import typed
 from ..errors import PureSGDError, check_count
+from ..hints import T
 from .state import TrainState
 from .step import Metrics, Step
 
@@ -24,8 +25,8 @@ _PASS_ON = "Pass it on: unroll(step, state, batches, rate) calls step(state, bat
 
 @typed
 def unroll(
-    step: Step, state: TrainState, batches: Any, *args: Any, checkpoint_every: int | None = None
-) -> tuple[TrainState, Metrics]:
+    step: Step[T], state: TrainState[T], batches: Any, *args: Any, checkpoint_every: int | None = None
+) -> tuple[TrainState[T], Metrics]:
     """Take one step a batch, so that a gradient through all of them needs little memory.
 
         for batch in batches:

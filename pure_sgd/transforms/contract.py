@@ -11,7 +11,7 @@ import torch
 from .. import tree
 from ..arguments import FOREIGN, called, raise_told, typed
 from ..errors import PureSGDError
-from ..hints import Hyperparameter, alternatives, hints
+from ..hints import Hyperparameter, T, alternatives, hints
 from ..recipe import Recipe
 from ..schedules import value_at
 
@@ -188,7 +188,7 @@ torch.as_tensor.
     return tx._replace(init=init, update=update, extra_args=extra_args_of(tx))
 
 
-def apply_updates(params: Params, updates: Updates) -> Params:
+def apply_updates(params: T, updates: Updates) -> T:
     """Add the updates: ``params + updates``, each leaf cast to its parameter's dtype.
 
     Raises:

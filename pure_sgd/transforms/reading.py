@@ -9,6 +9,7 @@ import torch
 from .. import tree
 from ..arguments import typed
 from ..errors import PureSGDError
+from ..hints import T
 from .averaging import ParamsAverageState, ParamsEmaState
 from .contract import Params, State
 from .lookahead import LookaheadState
@@ -73,7 +74,7 @@ def learning_rate(opt_state: State) -> torch.Tensor | None:
 
 
 @typed
-def eval_params(opt_state: State, params: Params, name: str | None = None) -> Params:
+def eval_params(opt_state: State, params: T, name: str | None = None) -> T:
     """The parameters to evaluate with: the average that ``opt_state`` holds, else ``params`` themselves.
 
     Of several averages, ``name`` tells the one: its name in a :func:`named_chain`, its label in a
@@ -101,7 +102,15 @@ def eval_params(opt_state: State, params: Params, name: str | None = None) -> Pa
     chosen = [path for path in averages if name in (None, path) or f"[{name!r}]" in path]
     if len(chosen) != 1:
         raise _no_single_average(list(averages), chosen, name)
-    average = averages[chosen[0]]
+    return _laid_over(params, averages[chosen[0]])
+
+
+#: Optax's name for it, where the average is that of :func:`schedule_free`.
+schedule_free_eval_params = eval_params
+
+
+def _laid_over(params: Params, average: Params) -> Params:
+    """The leaves of the average, and of ``params`` those that it does not cover."""
     covered, rest = params, {}
     if isinstance(params, dict) and isinstance(average, dict):
         rest = {key: child for key, child in params.items() if key not in average}
@@ -111,10 +120,6 @@ def eval_params(opt_state: State, params: Params, name: str | None = None) -> Pa
     tree.check_like(average, covered, "average", "params")
     cast = tree.cast_like(average, covered)
     return {**cast, **rest} if rest else cast
-
-
-#: Optax's name for it, where the average is that of :func:`schedule_free`.
-schedule_free_eval_params = eval_params
 
 
 def average_names(opt_state: State) -> list[str]:
