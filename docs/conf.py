@@ -49,7 +49,7 @@ html_css_files = ["site.css"]
 def copy_benchmarks(app: Sphinx) -> None:
     """The measured table is a page here as well; what it links to lies beside the original."""
     table = (HERE.parent / "benchmarks" / "RESULTS.md").read_text()
-    (HERE / "benchmarks.md").write_text(re.sub(r"\]\((\w+\.py)\)", r"](../benchmarks/\1)", table))
+    (HERE / "benchmarks.md").write_text(re.sub(r"\]\((\w+\.(?:py|png))\)", r"](../benchmarks/\1)", table))
 
 
 def setup(app: Sphinx) -> None:

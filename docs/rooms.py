@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "api"
 #: What nobody calls: the ground that the others stand on.
 INTERNAL = {"functorch", "recipe"}
 #: The rooms whose names are not all in the flat namespace: users write ``ps.theory.risk``.
-OPEN = set(re.findall(r"^from \. import (\w+) as \1$", inspect.getsource(ps), re.MULTILINE))
+OPEN = set(re.findall(r"^ *from \. import (\w+) as \1$", inspect.getsource(ps), re.MULTILINE))
 SECTIONS = {"Args", "Attributes", "Example", "Raises", "Returns", "Source", "Yields"}
 
 

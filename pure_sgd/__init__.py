@@ -1,9 +1,10 @@
 """Stochastic gradient descent as pure functions, for PyTorch."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from . import data as data
-from . import distributed as distributed
 from . import losses as losses
 from . import models as models
 from . import plotting as plotting
@@ -384,6 +385,9 @@ from .transforms import value_and_grad_from_state as value_and_grad_from_state
 from .transforms import zero_nans as zero_nans
 from .tree import describe as describe
 
+if TYPE_CHECKING:
+    from . import distributed as distributed
+
 #: What Optax calls it.
 global_norm = tree.norm
 
@@ -391,3 +395,10 @@ try:
     __version__ = version("pure_sgd")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    """``distributed`` at its first use: what it takes of torch takes as long to import as torch."""
+    if name == "distributed":
+        return import_module(".distributed", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

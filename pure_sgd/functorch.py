@@ -24,10 +24,13 @@ def level() -> int:
     return _functorch.maybe_current_level() or 0
 
 
-@torch.compiler.assume_constant_result
 def within_transform() -> bool:
     """Whether one does; also a compiler may ask this."""
     return level() > 0
+
+
+# As torch.compiler.assume_constant_result marks it, which first imports the compiler, for a second.
+vars(within_transform)["_dynamo_marked_constant"] = True
 
 
 def readable() -> bool:

@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import pure_sgd as ps
 
 ROOT = Path(__file__).parents[1]
@@ -15,18 +17,28 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def imported_by(module: str) -> set[str]:
-    """The packages that come with a module, which are not of the standard library."""
+    """The modules that come with a module, and neither with torch nor with Python."""
     program = (
-        f"import torch._dynamo, sys; before = {{*sys.modules}}; import {module}; "
-        "print(*{name.split('.')[0] for name in {*sys.modules} - before})"
+        "import torch, sys, sysconfig; sysconfig.get_config_vars(); before = {*sys.modules}; "
+        f"import {module}; print(*{{*sys.modules}} - before)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return {name for name in done.stdout.split() if name not in sys.stdlib_module_names}
+    return {name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names}
 
 
 def test_importing_it_imports_little_else():
     """Matplotlib, pyarrow, tqdm, TensorBoard and the rest come when they are asked for."""
-    assert imported_by("pure_sgd") <= {"pure_sgd", "torch", "optree", "numpy", "safetensors"}
+    packages = {name.partition(".")[0] for name in imported_by("pure_sgd")}
+    assert packages <= {"pure_sgd", "torch", "optree", "numpy", "safetensors"}
+
+
+def test_importing_it_leaves_the_compiler_and_the_ranks_for_later():
+    """What they take of torch takes as long to import as torch itself."""
+    later = ("torch._dynamo", "torch._inductor", "torch.distributed", "pure_sgd.distributed")
+    assert not {name for name in imported_by("pure_sgd") if name.startswith(later)}
+    assert ps.distributed.shard.__module__ == "pure_sgd.distributed.sharded"
+    with pytest.raises(AttributeError, match="module 'pure_sgd' has no attribute 'distribute'"):
+        eval("ps.distribute")
 
 
 def test_the_version_is_semantic_and_stands_in_one_place():

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._dynamo import nonstrict_trace
 from torch.utils import _pytree as pytree
 
 from ..functorch import within_transform
@@ -33,6 +32,7 @@ def compilable(function: Function) -> Function:
     """
     if torch.compiler.is_dynamo_compiling():
         return function
+    from torch._dynamo import nonstrict_trace
 
     @nonstrict_trace
     def run(params: Params, batch: Batch) -> Any:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Concatenate, Protocol, runtime_checkable
 
 import torch
 
 from .. import tree
 from ..arguments import typed
 from ..errors import PureSGDError
+from ..hints import T
 from ..models.buffers import without_buffers
 from .examples import Params, check_scalar
 
 __all__ = ["check_differentiable", "value_and_grad"]
-
-# torch.func.grad imports the compiler at its first call, which takes a second: not in the first step.
-import_module("torch._dynamo")
 
 
 @runtime_checkable
@@ -28,7 +25,9 @@ class KnowsItsGradient(Protocol):
 
 
 @typed
-def value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable[..., tuple[Any, Params]]:
+def value_and_grad(
+    loss: Callable[..., Any], has_aux: bool = False
+) -> Callable[Concatenate[T, ...], tuple[Any, T]]:
     """The value of ``loss(params, *args)`` and its gradient with respect to ``params``, in one pass.
 
     Returns ``(value, grads)``, or ``((value, aux), grads)`` when ``has_aux`` says that the loss returns

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from .. import functorch, tree
 from ..arguments import typed
+from ..hints import T
 from .donated import Donated, take_over
 from .programs.direct import compile_directly
 from .replayed import replay_step
@@ -30,7 +30,7 @@ TIMED_STEPS = 10
 
 
 @typed
-def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
+def compile_step(step: Step[T], donate: bool = False, **options: Any) -> Step[T]:
     """The same step as one compiled program, always with ``fullgraph=True``.
 
     The first call with a batch of some shape compiles; a later one runs the program alone, and costs less
@@ -56,6 +56,8 @@ def compile_step(step: Step, donate: bool = False, **options: Any) -> Step:
         >>> state.params
         tensor(1.)
     """
+    from torch._dynamo.exc import TorchDynamoException
+
     run = _in_place(step, options) if donate else _pure(step, options)
 
     def compiled(state: TrainState, batch: Any, **extra: Any) -> tuple[TrainState, Metrics]:

@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from .. import functorch, tree
 from ..errors import PureSGDError
@@ -96,6 +95,8 @@ def one_program(step: Step, backend: Any) -> Many:
         >>> many(ps.init_train_state(torch.tensor(0.0), tx), (torch.ones(3, 4),))[1]["loss"]
         tensor([0.5000, 0.1250, 0.0312])
     """
+    from torch._dynamo.exc import TorchDynamoException
+
     chosen: dict[Any, Many] = {}  # for each structure, and the shapes and dtypes of its leaves
 
     def many(state: TrainState, batches: Any) -> Result:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from ... import functorch, tree
 from ...errors import PureSGDError
@@ -185,6 +184,8 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _copied(path: str, value: Any) -> Any:
+    from torch.distributed.tensor import DTensor
+
     if isinstance(value, DTensor):
         raise PureSGDError(
             f"state{path}", "is spread over ranks", "Save it with pure_sgd.distributed.save_checkpoint"

@@ -6,14 +6,14 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ... import tree
 from ...arguments import typed
 from ...errors import PureSGDError, check_count
+from ...hints import T
 from .arrays import read_tensors
 from .contents import CorruptCheckpointError, Leaf, described
 from .directory import checkpoint_steps, folder_of, is_folder
@@ -22,20 +22,19 @@ from .shards import read_shards, verify_files
 
 __all__ = ["checkpoint_metadata", "form", "load_checkpoint", "load_step", "newest_intact", "verify_part"]
 
-T = TypeVar("T")
 MOST_DIFFERENCES = 20
 
 
 @typed
 def load_checkpoint(
     directory: str | os.PathLike[str],
-    like: Any,
+    like: T,
     step: int | None = None,
     *,
     fallback: bool = False,
     rename: Mapping[str, str] | None = None,
     partial: bool = False,
-) -> Any:
+) -> T:
     """The tree that was saved, in the structure of ``like``, on the devices of its tensors.
 
     Every leaf is verified. ``like`` gives structure, shapes, dtypes and devices, its values are not looked
@@ -241,6 +240,8 @@ def _number(leaf: Leaf) -> Any:
 
 
 def _placed(value: Any, like: Any) -> Any:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     if isinstance(like, DTensor) and not isinstance(value, DTensor):
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return value.to(like.device) if isinstance(value, torch.Tensor) else value

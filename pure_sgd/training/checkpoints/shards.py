@@ -7,19 +7,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from .arrays import file_size
 from .contents import DTYPES, Leaf, corrupt
 from .manifest import File
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import Metadata
 
 __all__ = ["file_of", "read_shards", "verify_files"]
 
@@ -85,6 +83,11 @@ def read_shards(folder: Path, leaves: Mapping[str, Leaf], like: Mapping[str, Any
     """
     if not like:
         return {}
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     reader = HuggingFaceStorageReader(str(folder))
     tensors = {
         path: torch.empty_like(leaf, memory_format=torch.contiguous_format) for path, leaf in like.items()

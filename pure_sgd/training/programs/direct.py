@@ -10,10 +10,6 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
-from torch._dynamo import config
-from torch._dynamo.backends.registry import lookup_backend
-from torch._inductor import compile as inductor
-from torch._inductor import list_mode_options
 
 from ... import tree
 from ...tree.traversal import outline
@@ -66,6 +62,8 @@ def compile_directly(
         >>> doubled
         {'twice': tensor(8)}
     """
+    from torch._dynamo import config
+
     calls: list[_Call] = []
     make = _compiler(backend, mode, options)
 
@@ -193,6 +191,10 @@ def _shortcut(calls: list[_Call], leaves: list[Any], result: Any) -> Shortcut | 
 
 def _compiler(backend: Any, mode: str | None, options: dict[str, Any] | None) -> Callable[..., Any]:
     """What makes a program of a graph, as ``torch.compile`` would choose it."""
+    from torch._dynamo.backends.registry import lookup_backend
+    from torch._inductor import compile as inductor
+    from torch._inductor import list_mode_options
+
     if backend == "inductor":
         chosen = {**CHECKED, **list_mode_options(mode or "default"), **(options or {})}
         make: Callable[..., Any] = partial(inductor, options=chosen)

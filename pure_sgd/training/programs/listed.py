@@ -10,7 +10,6 @@ import torch
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .recording import record
 
@@ -50,6 +49,8 @@ def listed(function: Callable[..., Leaves], leaves: Leaves) -> Listed | None:
         [tensor(8.)]
         >>> listed(lambda x: [2 * x if x > 0 else x], [torch.tensor(3.0)])
     """
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
 
     def fake(leaf: torch.Tensor) -> torch.Tensor:
