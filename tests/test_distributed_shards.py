@@ -176,6 +176,19 @@ def test_shards_cannot_be_donated(ranks):
         assert "is a DTensor, and only plain tensors can be donated. Compile the step without" in answer
 
 
+def flattened_unevenly() -> None:
+    tx, mesh = ps.flatten(ps.sgd(0.1)), mesh_of(WORLD)
+    state = ps.distributed.shard(ps.init_train_state({"w": torch.ones(5, 3)}, tx), mesh, "all")
+    loss = ps.distributed.data_parallel(lambda params, x: (params["w"] * x.mean()).sum(), mesh)
+    ps.distributed.on_shards(ps.make_step(loss, tx))(state, torch.ones(2))
+
+
+def test_the_transform_that_torch_cannot_spread_is_named(ranks):
+    for answer in ranks.answers(flattened_unevenly):
+        assert isinstance(answer, Failure)
+        assert "flatten: cannot be done to leaves that are spread over ranks" in answer
+
+
 def refused() -> None:
     state = ps.init_train_state(start(), ps.sgd(0.1))
     ps.distributed.shard(state, mesh_of(WORLD), "everything")

@@ -17,6 +17,7 @@ from ..arguments import typed
 from ..errors import PureSGDError
 from ..training import TrainState
 from ..training.step import Metrics, Step
+from ..transforms.contract import explained
 from .collectives import group_of
 from .placement import placed_like, spread, whole
 
@@ -139,11 +140,12 @@ def _told(error: BaseException) -> BaseException:
 
 
 def _transform_in(error: BaseException) -> str | None:
-    """The name of the innermost transform whose update raised ``error``."""
+    """The name of the innermost transform whose init or update raised ``error``."""
     found, trace = None, error.__traceback__
     while trace is not None:
-        if of_update := re.match(r"(\w+)\.<locals>\.update", trace.tb_frame.f_code.co_qualname):
-            found = of_update[1]
+        made = re.match(r"(\w+)\.<locals>\.(?:init|update)", trace.tb_frame.f_code.co_qualname)
+        if made and made[1] != explained.__name__:
+            found = made[1]
         trace = trace.tb_next
     return found
 
