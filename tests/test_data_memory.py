@@ -51,6 +51,7 @@ def train(files: tuple[Path, Path], workers: int, found: Any) -> None:
             dataset, sampler=sampler, batch_size=None, num_workers=workers, persistent_workers=True
         )
         options = {}
+    torch.func.grad(torch.sin)(torch.tensor(0.0))  # for the first of which torch imports its compiler
     before = megabytes("self", "VmRSS")
     state, _ = ps.fit(
         loss, ps.sgd(0.1), torch.zeros(FEATURES), data, epochs=1, compile=False, progress=False, **options
