@@ -213,7 +213,7 @@ def _alike(
     prediction_name: str = "prediction",
     target_name: str = "target",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both in the dtype to compute in, after a check that their shapes are equal."""
+    """Both in the dtype to compute in, after a check that they have entries and are of one shape."""
     _check_tensor(where, prediction, prediction_name)
     _check_tensor(where, target, target_name)
     if prediction.shape != target.shape:
@@ -222,6 +222,10 @@ def _alike(
             f"{prediction_name} has shape {tuple(prediction.shape)} and {target_name} "
             f"{tuple(target.shape)}, expected equal shapes",
             "Nothing is broadcast here: reshape one to the other, and map over a batch with torch.func.vmap",
+        )
+    if not prediction.numel():
+        raise PureSGDError(
+            where, f"{prediction_name} has no entries, and of nothing there is no mean", "Pass one"
         )
     dtype = tree.wide(prediction.dtype)
     return prediction.to(dtype), target.to(dtype)

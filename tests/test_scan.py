@@ -273,7 +273,7 @@ def test_steps_that_draw_random_numbers_are_a_loop_bit_for_bit(draw: str):
 def test_without_a_compiler_or_a_cache_the_loop_itself_runs(variable: str, value: str, tmp_path: Path):
     program = f"""
         import os
-        import torch
+        import torch._dynamo  # which cannot be imported without the cache
         import pure_sgd as ps
         os.environ["{variable}"] = "{value}"
         step = ps.make_step(ps.empirical_risk(lambda p, x: (p - x) ** 2 / 2), ps.sgd(0.5))

@@ -88,17 +88,17 @@ def sweep(
         >>> distributed.destroy_process_group()
     """
     group_of(mesh, "sweep")
-    together, root = Together(mesh), Path(directory)
+    together = Together(mesh)
 
-    def begin() -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
+    def begin() -> tuple[Path, dict[str, torch.Tensor], tuple[int, ...]]:
         check_arguments(sweep, (run, directory, mesh), {"zipped": zipped, "progress": progress})
         check_count("sweep", "chunk_size", chunk_size)
         check_names(run, grids)
-        values, shape = grid_points(grids, zipped)
+        root, (values, shape) = Path(directory), grid_points(grids, zipped)
         _check_setting(root, _setting(values, zipped, chunk_size))
-        return values, shape
+        return root, values, shape
 
-    values, shape = together.all(begin)
+    root, values, shape = together.all(begin)
     if not together.first(lambda: checkpoint_steps(root / RESULTS)):
         points = _points(values, shape, zipped)
         parts = [slice(start, start + chunk_size) for start in range(0, math.prod(shape), chunk_size)]

@@ -79,23 +79,26 @@ def cosine_annealing_warm_restarts_schedule(
     check_count(where, "T_0", T_0)
     check_count(where, "T_mult", T_mult)
 
-    def start_of(cycle: torch.Tensor) -> torch.Tensor:
-        if T_mult == 1:
-            return T_0 * cycle
+    def length_of(cycle: torch.Tensor) -> torch.Tensor:
         # Rounded, because not every device takes whole powers exactly.
-        return T_0 * ((T_mult**cycle).round() - 1) / (T_mult - 1)
+        return T_0 * (T_mult**cycle).round()
+
+    def start_of(cycle: torch.Tensor) -> torch.Tensor:
+        return T_0 * cycle if T_mult == 1 else (length_of(cycle) - T_0) / (T_mult - 1)
 
     def cycle_at(step: torch.Tensor) -> torch.Tensor:
         if T_mult == 1:
             return (step / T_0).floor()
-        cycle = (torch.log1p(step / T_0 * (T_mult - 1)) / math.log(T_mult)).floor()
+        cycle = (torch.log1p((step / T_0).clamp(min=0) * (T_mult - 1)) / math.log(T_mult)).floor()
         # The logarithm may be off by its last digit, and so the cycle by one.
-        return cycle + (step >= start_of(cycle + 1)).to(step.dtype) - (step < start_of(cycle)).to(step.dtype)
+        cycle = cycle + (step >= start_of(cycle + 1)).to(step.dtype) - (step < start_of(cycle)).to(step.dtype)
+        return cycle.clamp(min=0)
 
     def schedule(step: torch.Tensor) -> torch.Tensor:
         cycle = cycle_at(step)
-        start = start_of(cycle)
-        cosine = torch.cos(math.pi * (step - start) / (start_of(cycle + 1) - start))
+        # Where steps are farther apart than cycles, it may be any part of one.
+        part = ((step - start_of(cycle)) / length_of(cycle)).clamp(0, 1)
+        cosine = torch.cos(math.pi * part)
         return eta_min + (init_value - eta_min) * (1 + cosine) / 2
 
     return Schedule(schedule)
