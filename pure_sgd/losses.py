@@ -91,6 +91,8 @@ def huber_loss(
     prediction_wide, target_wide = _alike("huber_loss", prediction, target)
     # F.huber_loss takes delta as a Python number only, which could be neither mapped nor learned.
     distance = (prediction_wide - target_wide).abs()
+    if not isinstance(delta, torch.Tensor):
+        delta = min(delta, torch.finfo(distance.dtype).max)
     near = distance.clamp(max=delta)
     return _narrow((near.square() / 2 + delta * (distance - near)).mean(), prediction)
 
@@ -152,8 +154,8 @@ def softmax_cross_entropy_with_integer_labels(logits: torch.Tensor, labels: torc
     (), in nats.
 
     Raises:
-        PureSGDError: the shapes do not fit, labels are not integers, or there are fewer than two
-            classes.
+        PureSGDError: the shapes do not fit, labels are not integers or (on a CPU, which looks) not those
+            of classes, or there are fewer than two classes.
 
     Example:
         >>> import torch
@@ -165,11 +167,16 @@ def softmax_cross_entropy_with_integer_labels(logits: torch.Tensor, labels: torc
     _check_classes(where, logits)
     _check_labels(where, logits, labels, "labels")
     # torch would leave the label -100 out of the mean unless another is named to be left out.
-    loss = F.cross_entropy(
-        logits.to(tree.wide(logits.dtype)).reshape(-1, logits.shape[-1]),
-        labels.long().reshape(-1),
-        ignore_index=torch.iinfo(torch.int64).min,
-    )
+    try:
+        loss = F.cross_entropy(
+            logits.to(tree.wide(logits.dtype)).reshape(-1, logits.shape[-1]),
+            labels.long().reshape(-1),
+            ignore_index=torch.iinfo(torch.int64).min,
+        )
+    except IndexError as error:
+        raise PureSGDError(
+            where, f"labels: {error}", f"Pass labels from 0 to {logits.shape[-1] - 1}"
+        ) from error
     return _narrow(loss, logits)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -123,6 +123,11 @@ def test_a_gradient_that_is_not_finite_is_named_by_its_example():
     x[5, 0] = torch.inf
     with pytest.raises(ps.PureSGDError, match="not finite for 1 of the examples: 5"):
         ps.clipped_mean_grads(example_loss, 0.5, chunk_size=2)(PARAMS, (x, Y))
+
+
+def test_the_noise_is_no_schedule():
+    with pytest.raises(ps.PureSGDError, match="clipped_mean_grads: noise_multiplier"):
+        ps.clipped_mean_grads(example_loss, 0.5, cast(Any, ps.constant_schedule(0.1)))
 
 
 def test_results_have_the_dtypes_of_the_parameters():

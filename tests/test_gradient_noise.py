@@ -226,6 +226,14 @@ def test_the_tracker_maps_over_its_decay():
         ),
         (lambda: ps.covariance_spectrum(example_loss, 7)(PARAMS, BATCH), "k=7 is not from 1 to 6"),
         (
+            lambda: ps.covariance_spectrum(lambda p, x: x / p, 1)(torch.tensor(0.0), (torch.ones(5),)),
+            "covariance_spectrum: the gradient is not finite for 5 of the examples: 0, 1, 2, 3, 4",
+        ),
+        (
+            lambda: ps.per_example_slopes(lambda p, x: None)(PARAMS, (torch.ones(5),), PARAMS),
+            "example_loss: returned",
+        ),
+        (
             lambda: ps.per_example_slopes(example_loss)(PARAMS, BATCH, {"w": PARAMS["w"]}),
             "direction",
         ),

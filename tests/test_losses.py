@@ -66,6 +66,10 @@ def test_huber_loss_is_quadratic_near_and_linear_far():
     assert slopes == [0.5, 2.0, -2.0]
 
 
+def test_a_threshold_beyond_the_largest_number_is_never_reached():
+    assert losses.huber_loss(torch.tensor(4.0), torch.tensor(0.0), 1e308) == 8.0
+
+
 def test_the_threshold_of_huber_loss_maps_and_differentiates():
     deltas = torch.tensor([0.3, 1.0, 5.0])
     mapped = vmap(losses.huber_loss, (None, None, 0))(PREDICTIONS, TARGETS, deltas)
@@ -136,7 +140,7 @@ def test_cross_entropy_to_a_class_held_impossible_is_infinite():
 def test_no_label_is_left_out_of_the_mean():
     loss = losses.softmax_cross_entropy_with_integer_labels
     for label in (-100, -1, 3):
-        with pytest.raises(IndexError, match="out of bounds"):
+        with pytest.raises(PureSGDError, match=f"labels: Target {label} is out of bounds.*from 0 to 2"):
             loss(torch.zeros(2, 3), torch.tensor([0, label]))
 
 

@@ -13,7 +13,7 @@ from torch.func import grad, vmap
 
 from pure_sgd import losses, random, tree
 from pure_sgd.errors import PureSGDError
-from pure_sgd.models import Model, convnet, linear, logistic, mlp, transformer
+from pure_sgd.models import Model, convnet, least_squares, linear, logistic, mlp, transformer
 
 KEY = random.key(0)
 
@@ -371,6 +371,12 @@ def test_a_sequence_fits_the_context():
     assert sentence_of(lambda: model.apply(params, torch.zeros(3))) == (
         "transformer: tokens is of dtype torch.float32, expected torch.int64. Pass tokens.long()."
     )
+
+
+@pytest.mark.parametrize("weight_decay", [torch.inf, torch.tensor(torch.nan), 1e308])
+def test_least_squares_of_what_is_not_finite_are_refused(weight_decay):
+    with pytest.raises(PureSGDError, match=r"least_squares: .*weight_decay"):
+        least_squares(torch.ones(3, 2), torch.ones(3), weight_decay)
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,15 @@ import torch
 from .. import random, tree
 from ..arguments import typed
 from ..errors import PureSGDError, check_count, check_hyperparameter
-from ..functorch import readable
 from ..models.buffers import trainable, without_buffers
 from .compilable import compilable
 from .example_gradients import ExampleGradients, example_gradients, sliced
 from .examples import Batch, ExampleLoss, Params
+from .norms import NORMS, check_finite
 from .onepass.stack import Want
 
 __all__ = ["ClippedGrads", "clipped_mean_grads"]
 
-NORMS = Want(mean=False, variance=False, norms=True)
 MEAN = Want(mean=True, variance=False, norms=False)
 
 
@@ -35,7 +34,7 @@ class ClippedGrads(NamedTuple):
 def clipped_mean_grads(
     example_loss: ExampleLoss,
     max_norm: Any,
-    noise_multiplier: Any = 0.0,
+    noise_multiplier: float | torch.Tensor = 0.0,
     *,
     expected_batch_size: float | None = None,
     method: str = "auto",
@@ -104,7 +103,7 @@ def clipped_mean_grads(
         norms = [torch.cat(parts) for parts in rest[: len(bounds)]]
         total = [_added(parts) for parts in rest[len(bounds) :]]
         for norm in norms:
-            _check_finite(norm)
+            check_finite(where, norm)
         if not silent:
             total = _noisy(total, key, noise_multiplier * _added([b * b for b in bounds]) ** 0.5)
         divisor = count if expected_batch_size is None else expected_batch_size
@@ -155,16 +154,6 @@ def _bounds(max_norm: Any, params: Params) -> list[Any]:
             "max_norm", "is a tree of another structure than params", "Pass a number, or one for each leaf"
         )
     return tree.leaves(max_norm)
-
-
-def _check_finite(norms: torch.Tensor) -> None:
-    if readable() and not bool(torch.isfinite(norms).all()):
-        found = torch.nonzero(~torch.isfinite(norms)).flatten().tolist()
-        raise PureSGDError(
-            "clipped_mean_grads",
-            f"the gradient is not finite for {len(found)} of the examples: {', '.join(map(str, found[:8]))}",
-            "Look at the losses of these examples, or leave them out",
-        )
 
 
 def _noisy(total: list[torch.Tensor], key: Any, deviation: Any) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from .. import tree
 from ..errors import PureSGDError
 from .mapping_errors import explained
 
-__all__ = ["Batch", "ExampleLoss", "arguments", "check_scalar", "checked", "over_examples"]
+__all__ = ["Batch", "ExampleLoss", "arguments", "check_scalar", "checked", "example_losses", "over_examples"]
 
 Params = Any
 Batch = Any
@@ -112,3 +112,21 @@ def over_examples(
             raise told from error
         raise
     return rebuild_result(list(mapped))
+
+
+def example_losses(
+    example_loss: ExampleLoss, params: Params, batch: Batch, chunk_size: int | None = None
+) -> torch.Tensor:
+    """The loss of each example (B,).
+
+    Raises:
+        PureSGDError: a loss that is not one real number, or what :func:`over_examples` refuses.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.gradients.examples import example_losses
+        >>> example_losses(lambda params, x: params * x, torch.tensor(2.0), (torch.arange(3.0),))
+        tensor([0., 2., 4.])
+    """
+    loss = checked(example_loss)
+    return over_examples(lambda *example: loss(params, *example), batch, "batch", chunk_size)

@@ -22,12 +22,12 @@ from .example_gradients import (
     sliced,
 )
 from .examples import Batch, ExampleLoss, Params
+from .norms import NORMS, check_finite
 from .onepass.stack import LeafSums, Want, squared
 
 __all__ = ["GradientMoments", "gradient_moments", "merge_moments"]
 
 MEAN_AND_VARIANCE = Want(mean=True, variance=True, norms=False)
-NORMS = Want(mean=False, variance=False, norms=True)
 
 
 class GradientMoments(NamedTuple, Generic[T]):
@@ -172,11 +172,5 @@ def _check_finite(gradients: ExampleGradients, sums: list[LeafSums], start: int)
         return
     norms = gradients.sums(NORMS).leaves
     for (path, _), leaf in zip(tree.named_leaves(gradients.params, "params"), norms, strict=True):
-        if leaf.norms is not None and not bool(leaf.norms.isfinite().all()):
-            where = [start + i for i in (~leaf.norms.isfinite()).nonzero().flatten().tolist()]
-            shown = ", ".join(map(str, where[:5])) + (f" and {len(where) - 5} more" if len(where) > 5 else "")
-            raise PureSGDError(
-                path,
-                f"has a gradient that is not finite for {len(where)} of the examples: {shown}",
-                "Look at the losses of these examples, or leave them out",
-            )
+        if leaf.norms is not None:
+            check_finite(path, leaf.norms, start)

@@ -8,6 +8,8 @@ import torch
 
 from .. import tree
 from ..arguments import typed
+from ..errors import PureSGDError
+from ..functorch import readable
 from ..models.buffers import without_buffers
 from .compilable import compilable
 from .example_gradients import check_method, example_gradients, sliced
@@ -64,3 +66,24 @@ def _root(squares: torch.Tensor) -> torch.Tensor:
     """The square root, with the slope 0 at 0, where it has none."""
     positive = squares > 0
     return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), squares)
+
+
+def check_finite(where: str, norms: torch.Tensor, start: int = 0) -> None:
+    """See that the norms (B,) of the gradients of examples are finite, where there are values to see.
+
+    Raises:
+        PureSGDError: some are not; it names their examples, which are counted from ``start`` on.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.gradients.norms import check_finite
+        >>> check_finite("clipped_mean_grads", torch.tensor([1.0, 2.0]))
+    """
+    if readable() and not bool(torch.isfinite(norms).all()):
+        found = [start + i for i in torch.nonzero(~torch.isfinite(norms)).flatten().tolist()]
+        shown = ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise PureSGDError(
+            where,
+            f"the gradient is not finite for {len(found)} of the examples: {shown}",
+            "Look at the losses of these examples, or leave them out",
+        )

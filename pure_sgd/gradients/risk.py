@@ -10,7 +10,7 @@ import torch
 
 from ..arguments import typed
 from ..errors import PureSGDError, check_count
-from .examples import Batch, ExampleLoss, Params, checked, over_examples
+from .examples import Batch, ExampleLoss, Params, example_losses
 from .moments import GradientMoments, gradient_moments
 
 __all__ = ["EmpiricalRisk", "RiskEstimate", "empirical_risk", "population_risk"]
@@ -43,7 +43,7 @@ class EmpiricalRisk:
     @typed
     def __call__(self, params: Params, batch: Batch) -> torch.Tensor:
         """The mean loss, shape ``()``."""
-        return _losses(self.example_loss, params, batch, None).mean()
+        return example_losses(self.example_loss, params, batch, None).mean()
 
     def moments(self) -> Callable[[Params, Batch], GradientMoments]:
         """What measures mean and variance of its gradient: :func:`gradient_moments`."""
@@ -100,7 +100,7 @@ def population_risk(
         check_count("population_risk", "chunk_size", chunk_size)
 
     def estimate(params: Params, held_out: Batch) -> RiskEstimate:
-        losses = _losses(example_loss, params, held_out, chunk_size)
+        losses = example_losses(example_loss, params, held_out, chunk_size)
         count = losses.shape[0]
         if count < 2:
             raise PureSGDError(
@@ -109,8 +109,3 @@ def population_risk(
         return RiskEstimate(losses.mean(), losses.std() / count**0.5, count)
 
     return estimate
-
-
-def _losses(example_loss: ExampleLoss, params: Params, batch: Batch, chunk_size: int | None) -> torch.Tensor:
-    loss = checked(example_loss)
-    return over_examples(lambda *example: loss(params, *example), batch, "batch", chunk_size)

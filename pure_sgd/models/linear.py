@@ -9,7 +9,8 @@ import torch
 
 from .. import random, tree
 from ..arguments import typed
-from ..errors import check_count, check_hyperparameter
+from ..errors import PureSGDError, check_count, check_hyperparameter
+from ..functorch import readable
 from ..recipe import recorded
 from .contract import Model, Params, check_example, sentenced
 
@@ -101,7 +102,7 @@ def least_squares(x: torch.Tensor, y: torch.Tensor, weight_decay: float = 0.0) -
     converges. Shapes: x (B, features), y (B,); ``w`` (features,), ``b`` ().
 
     Raises:
-        PureSGDError: a negative ``weight_decay``, no example, or lengths that disagree.
+        PureSGDError: a negative ``weight_decay``, no example, lengths that disagree, or what is not finite.
 
     Example:
         >>> import torch
@@ -116,7 +117,10 @@ def least_squares(x: torch.Tensor, y: torch.Tensor, weight_decay: float = 0.0) -
     design = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
     penalty = (count * weight_decay) ** 0.5 * torch.eye(design.shape[1]).to(design)
     target = torch.cat([y.double(), penalty.new_zeros(design.shape[1])])
-    solution = torch.linalg.lstsq(torch.cat([design, penalty]), target[:, None]).solution[:, 0].to(x.dtype)
+    rows = torch.cat([torch.cat([design, penalty]), target[:, None]], 1)
+    if readable() and not bool(rows.isfinite().all()):
+        raise PureSGDError("least_squares", "x, y or weight_decay is not finite", "Pass finite numbers")
+    solution = torch.linalg.lstsq(rows[:, :-1], rows[:, -1:]).solution[:, 0].to(x.dtype)
     return {"w": solution[:-1], "b": solution[-1]}
 
 

@@ -22,7 +22,7 @@ from .malformed import WILD
 from .taken import KEY, batch, params, state
 
 #: Seconds after which a call hangs.
-PATIENCE = 20
+PATIENCE = 60
 #: Where functions of the caller's are written.
 OF_THE_CALLER = {module.__file__ for module in (malformed, special, taken)}
 
@@ -144,7 +144,7 @@ def complaint(call: Call) -> str | None:
     except Exception as error:
         return None if is_own(error) or is_helpful(error, call) else told(error)
     odd = [WILD[index]() for index in call.wild.values()]
-    # What is chosen to be 0 may be divided by, and a negative tensor is not looked at.
+    # What is chosen to be 0 may be divided by, and what a tensor holds is not looked at.
     asked = not call.name.startswith(("theory.", "noise_scale")) and all(map(is_positive, odd))
     if asked and is_tame((given, odd)) and not is_finite(out):
         return "gives what is not finite for finite arguments"
@@ -203,7 +203,9 @@ def is_finite(values: Any) -> bool:
 
 
 def is_positive(value: Any) -> bool:
-    """Whether no number is 0 or negative."""
+    """Whether no number is 0 or negative, and none stands in a tensor that may lie out of bounds."""
+    if isinstance(value, torch.Tensor) and value.ndim == 0:
+        return False
     try:
         return all(bool((torch.as_tensor(leaf) > 0).all()) for leaf in ps.tree.leaves(value))
     except (ValueError, TypeError, RuntimeError):

@@ -11,7 +11,8 @@ from ... import tree
 from ...arguments import typed
 from ...errors import PureSGDError, check_count
 from ...models.buffers import trainable, without_buffers
-from ..examples import Batch, ExampleLoss, Params, over_examples
+from ..examples import Batch, ExampleLoss, Params, example_losses
+from ..norms import check_finite
 from ..per_example import per_example_grads
 from .directions import per_example_slopes
 
@@ -120,7 +121,8 @@ def covariance_spectrum(
     is determined up to its sign, and is zero where the eigenvalue is.
 
     Raises:
-        PureSGDError: fewer than 2 examples, or a ``k`` that is not between 1 and B - 1.
+        PureSGDError: fewer than 2 examples, a gradient that is not finite, or a ``k`` that is not between 1
+            and B - 1.
 
     Example:
         >>> import torch
@@ -137,6 +139,7 @@ def covariance_spectrum(
         count = _at_least_two(batch, "covariance_spectrum")
         check_count("covariance_spectrum", "k", k, high=count - 1)
         products = gram(params, batch)
+        check_finite("covariance_spectrum", products.diagonal())
         rows = products - products.mean(0)
         centred = (rows - rows.mean(1, keepdim=True)) / (count - 1)
         values, vectors = torch.linalg.eigh(centred)
@@ -165,8 +168,7 @@ def _leaves_weighted(
     found, rebuild = tree.flatten(params)
 
     def total(leaves: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        at = rebuild(list(leaves))
-        losses = over_examples(lambda *example: loss(at, *example), batch, "batch")
+        losses = example_losses(loss, rebuild(list(leaves)), batch)
         return (losses * weights.to(losses.dtype)).sum()
 
     return torch.func.grad(total)(tuple(found))

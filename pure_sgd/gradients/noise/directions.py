@@ -11,7 +11,7 @@ from ... import tree
 from ...arguments import typed
 from ...errors import PureSGDError, check_count
 from ...models.buffers import trainable, without_buffers
-from ..examples import Batch, ExampleLoss, Params, over_examples
+from ..examples import Batch, ExampleLoss, Params, example_losses
 from ..norms import per_example_grad_norms
 from ..risk import empirical_risk
 from ..value_and_grad import check_differentiable, value_and_grad
@@ -46,8 +46,7 @@ def per_example_slopes(example_loss: ExampleLoss) -> Callable[[Params, Batch, Pa
         found, rebuild = tree.flatten(params)
 
         def losses(*leaves: torch.Tensor) -> torch.Tensor:
-            at = rebuild(list(leaves))
-            return over_examples(lambda *example: loss(at, *example), batch, "batch")
+            return example_losses(loss, rebuild(list(leaves)), batch)
 
         tangents = tuple(d.to(p.dtype) for d, p in zip(tree.leaves(direction), found, strict=True))
         return torch.func.jvp(losses, tuple(found), tangents)[1]
