@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -97,6 +99,22 @@ def test_the_caller_keeps_his_parameters():
     before = ps.tree.map(torch.clone, PARAMS)
     fit(epochs=2, batch_size=10)
     assert_same(PARAMS, before)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_a_run_that_is_over_holds_nothing(compile: Any, tmp_path):
+    """Not even until the next round of the garbage collector: a batch, a process group may be large."""
+    fit(epochs=8, batch_size=10)  # what torch imports at its first step stays
+    loss = ps.empirical_risk(lambda params, x, y: (MODEL.apply(params, x) - y) ** 2)
+    held = weakref.ref(loss)
+    gc.collect()
+    gc.disable()
+    try:
+        ps.fit(loss, TX, PARAMS, (X, Y), batch_size=10, epochs=8, compile=compile, checkpoint=tmp_path)
+        del loss
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_the_history_is_a_plain_dict_of_lists():

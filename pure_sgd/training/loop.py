@@ -161,7 +161,7 @@ def fit(
     step = _choose(step if nonfinite == "allow" else guarded(step), compile, total and total - done)
     extra = extra_args(_last(history)) if extra_args else {}
 
-    def trace(until: int) -> tuple[FaultyStep, Place] | None:
+    def trace(watch: Watch, until: int) -> tuple[FaultyStep, Place] | None:
         if extra_args or source.rows is None:
             return None  # others, or other batches, may come the second time
         start = init_train_state(params, tx)
@@ -185,9 +185,8 @@ def fit(
         for name, value in record.items():
             history.setdefault(name, []).append(value)
         bar.record(record)
-        with bar.aside():
-            for callback in callbacks:
-                callback(record, state)
+        for callback in callbacks:
+            callback(record, state)
         if extra_args:
             extra = extra_args(record)
         if checkpoint_every is None:

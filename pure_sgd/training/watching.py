@@ -89,7 +89,7 @@ class Watch:
     directory: str | os.PathLike[str] | None = None  # of the run's checkpoints
     setting: dict[str, Any] = field(default_factory=dict[str, Any])
     rows: Callable[..., Iterable[torch.Tensor]] | None = None  # as of BatchSource
-    trace: Callable[[int], tuple[FaultyStep, Place] | None] = lambda until: None
+    trace: Callable[[Watch, int], tuple[FaultyStep, Place] | None] = lambda watch, until: None
     rank: int = 0  # each has rows of its own
 
     def settled(
@@ -104,7 +104,7 @@ class Watch:
             before = called.state._replace(step=state.step - 1)
             bad = unfinite_leaves(before.params, "params")
             if bad or self.policy == "stop":
-                found = self.trace(int(before.step)) if bad else None
+                found = self.trace(self, int(before.step)) if bad else None
                 raise self.error(*(found or (called._replace(state=before), place)))
             if KEPT not in metrics:
                 state = before._replace(step=state.step)
@@ -122,7 +122,7 @@ class Watch:
         if self.policy == "allow" or not (bad := unfinite_leaves(state.params, "params")):
             return
         steps = int(state.step)
-        if found := self.trace(steps):
+        if found := self.trace(self, steps):
             raise self.error(*found)
         problem = f"{_listed(bad)} is not finite after {steps} steps, while each loss and gradient was"
         raise NonFiniteError(problem, "Record more often to find the step", steps, None, None, None)
