@@ -91,7 +91,7 @@ def huber_loss(
     prediction_wide, target_wide = _alike("huber_loss", prediction, target)
     # F.huber_loss takes delta as a Python number only, which could be neither mapped nor learned.
     distance = (prediction_wide - target_wide).abs()
-    if not isinstance(delta, torch.Tensor):
+    if isinstance(delta, (int, float)):
         delta = min(delta, torch.finfo(distance.dtype).max)
     near = distance.clamp(max=delta)
     return _narrow((near.square() / 2 + delta * (distance - near)).mean(), prediction)
@@ -242,6 +242,9 @@ def _check_tensor(where: str, value: Any, name: str) -> None:
     if not isinstance(value, torch.Tensor):
         got = f"{name} is a {type(value).__name__}, expected a tensor"
         raise PureSGDError(where, got, "Convert it with torch.as_tensor")
+    if value.is_complex():
+        got = f"{name} is of dtype {value.dtype}, expected real numbers"
+        raise PureSGDError(where, got, "Take a real function of it first, such as abs()")
 
 
 def _check_classes(where: str, logits: torch.Tensor) -> None:
@@ -258,7 +261,7 @@ def _check_classes(where: str, logits: torch.Tensor) -> None:
 
 def _check_labels(where: str, logits: torch.Tensor, labels: torch.Tensor, name: str) -> None:
     _check_tensor(where, labels, name)
-    if labels.is_floating_point() or labels.is_complex():
+    if labels.is_floating_point():
         raise PureSGDError(
             where,
             f"{name} is of dtype {labels.dtype}, expected integers that name the classes",

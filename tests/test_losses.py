@@ -240,6 +240,14 @@ def test_class_labels_must_be_integers(name, argument):
     )
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_loss_of_complex_numbers_is_refused(name: str):
+    values = torch.ones(3, dtype=torch.complex64)
+    message = f"{name}: [a-z]+ is of dtype torch.complex64, expected real numbers"
+    with pytest.raises(PureSGDError, match=message):
+        getattr(losses, name)(values, values)
+
+
 @pytest.mark.parametrize(
     "name", ["softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "zero_one_loss"]
 )
