@@ -86,6 +86,10 @@ def main() -> None:
     if distributed.get_rank() == 0:
         ps.save_checkpoint(directory.with_name("result"), state, STEPS)
     distributed.destroy_process_group()
+    # torch's own caches of DTensor hold the group all the same. A thread of it that lets go of a tensor
+    # while Python ends aborts the process: https://github.com/pytorch/pytorch/issues/190489.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import distributed
@@ -146,11 +146,18 @@ def _waiting(mesh: DeviceMesh) -> Generator[None]:
         distributed.barrier(patient)
 
 
-# Made once: another one of the same ranks would get its name, and meet its addresses.
-@cache
+# Made once: another one of the same ranks would get its name, and meet its addresses. torch holds it until
+# the process group is destroyed, and its threads end with it.
+_made: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
 def _patient(group: ProcessGroup) -> Any:
-    ranks = distributed.get_process_group_ranks(group)
-    return distributed.new_group(ranks, PATIENCE, "gloo", use_local_synchronization=True)
+    made = _made.get(group.group_name)
+    if made is None:
+        ranks = distributed.get_process_group_ranks(group)
+        made = distributed.new_group(ranks, PATIENCE, "gloo", use_local_synchronization=True)
+        _made[group.group_name] = made
+    return made
 
 
 def _setting(values: dict[str, torch.Tensor], zipped: bool, chunk_size: int) -> dict[str, Any]:
