@@ -22,17 +22,62 @@ import time
 import torch
 import pure_sgd as ps
 
+steps = 0
+
 def loss(params, batch):
+    global steps
+    steps += 1
+    if steps == 12:
+        print("in", "step", 12)
     time.sleep(0.03)
     return ((params - batch[0]) ** 2).mean()
+
+class Batches:
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        for _ in range(20):
+            yield (torch.ones(2),)
+        print("after the data")
+
+def evaluate(params):
+    print("evaluation,", end=" ")
+    print("told in two")
+    return 0.125
 
 def tell(record, state):
     print(f"after step {record['step']}")
 
 ps.fit(
-    loss, ps.sgd(0.25), torch.tensor(0.0), (torch.ones(40),), epochs=2, batch_size=2, compile=False,
-    evaluate=lambda params: 0.125, callbacks=[tell],
+    loss, ps.sgd(0.25), torch.tensor(0.0), Batches(), epochs=2, compile=False,
+    evaluate=evaluate, callbacks=[tell],
 )
+"""
+#: What it prints, in this order.
+EPOCH = ["after the data", "evaluation, told in two", "after step {}"]
+LINES = ["in step 12"] + [line.format(step) for step in (20, 40) for line in EPOCH]
+#: Prints beside a bar of its own, and to standard error, and leaves a line open.
+ANOTHER = """
+import sys
+import time
+import torch
+import warnings
+from tqdm import tqdm
+import pure_sgd as ps
+
+def tell(record, state):
+    warnings.warn(f"beware of step {record['step']}")
+    print("to standard error", file=sys.stderr)
+    for _ in tqdm(range(3), desc="another", mininterval=0):
+        time.sleep(0.01)
+    print("open:", end=" ")
+
+def loss(params, batch):
+    return ((params - batch[0]) ** 2).mean()
+
+ps.fit(loss, ps.sgd(0.25), torch.tensor(0.0), (torch.ones(2),), steps=1, compile=False, callbacks=[tell])
+print("closed")
 """
 
 
@@ -53,7 +98,12 @@ def seen_by_terminal(program: str) -> str:
     return b"".join(pieces).decode()
 
 
-def test_a_terminal_shows_loss_rate_speed_and_remaining_time_and_lines_of_callbacks_whole():
+def whole(line: str, seen: str) -> bool:
+    """Whether it is on an empty line: what was there is wiped before, and the bar is drawn anew below."""
+    return re.search(rf"\r +\r{re.escape(line)}\r\n\r[^\n]*\d+%\|", seen) is not None
+
+
+def test_a_terminal_shows_loss_rate_speed_and_remaining_time_and_whole_lines_of_whoever_prints():
     seen = seen_by_terminal(PROGRAM)
     bars = [text for text in seen.split("\r") if "%|" in text]
     # 3/40 [00:00<00:01, 30.12step/s, loss=0.5, learning_rate=0.25]
@@ -62,14 +112,22 @@ def test_a_terminal_shows_loss_rate_speed_and_remaining_time_and_lines_of_callba
     assert early, bars  # within the first epoch, before there is a record
     assert "val_loss=0.125" in bars[-1]
     assert "40/40" in bars[-1]
-    for line in ("after step 20", "after step 40"):
-        # On an empty line: what was there is wiped before, and the bar is drawn anew below.
-        assert re.search(rf"\r +\r{line}\r\n\r[^\n]*\d+%\|", seen), repr(seen)
+    assert [line for line in LINES if not whole(line, seen)] == [], repr(seen)
 
 
-def test_what_is_not_a_terminal_gets_what_callbacks_print_and_no_more(capfd: pytest.CaptureFixture[str]):
+def test_warnings_bars_and_open_lines_of_others_go_on_as_they_would():
+    seen = seen_by_terminal(ANOTHER)
+    assert whole("<string>:10: UserWarning: beware of step 1", seen), repr(seen)
+    assert whole("to standard error", seen)
+    # Below the bar while it is drawn, in its place at the end, and left above it.
+    assert re.search(r"\n\ranother: +33%\|[^\n]*\x1b\[A", seen), repr(seen)
+    assert re.search(r"\ranother: 100%\|[^\n]*\n\r[^\n]*1/1 ", seen), repr(seen)
+    assert re.search(r"1/1 [^\r\n]*\r\nopen: closed\r\n$", seen), repr(seen)
+
+
+def test_what_is_not_a_terminal_gets_what_is_printed_and_no_more(capfd: pytest.CaptureFixture[str]):
     exec(PROGRAM, {})
-    assert capfd.readouterr() == ("after step 20\nafter step 40\n", "")
+    assert capfd.readouterr() == ("".join(f"{line}\n" for line in LINES), "")
 
 
 @pytest.fixture

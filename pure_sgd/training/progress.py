@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -19,8 +19,11 @@ __all__ = ["Progress", "progress_bar"]
 SHOWN = ("learning_rate", SKIPPED)
 
 
-def progress_bar(total: int | None, unit: str, shown: bool, done: int = 0) -> Any:
+@contextmanager
+def progress_bar(total: int | None, unit: str, shown: bool, done: int = 0) -> Generator[Any]:
     """A bar of tqdm, in a terminal or a notebook if it is to be shown, and else nowhere.
+
+    While it is shown, lines that anyone prints go above it.
 
     Example:
         >>> from pure_sgd.training.progress import progress_bar
@@ -39,7 +42,52 @@ def progress_bar(total: int | None, unit: str, shown: bool, done: int = 0) -> An
             from tqdm.auto import tqdm
 
         hidden = not shown
-    return tqdm(total=total, initial=done, unit=unit, disable=hidden, dynamic_ncols=True, mininterval=0.2)
+    bar = tqdm(total=total, initial=done, unit=unit, disable=hidden, dynamic_ncols=True, mininterval=0.2)
+    with ExitStack() as printing, bar:
+        if not bar.disable:
+            for redirect, stream, others in (
+                (redirect_stdout, sys.stdout, ()),
+                (redirect_stderr, sys.stderr, ("\r", "\n", "\x1b")),
+            ):
+                above: Any = LinesAbove(bar, stream, others)
+                printing.callback(above.finish)
+                printing.enter_context(redirect(above))
+        yield bar
+
+
+class LinesAbove:
+    """A stream while a bar is shown: what is written goes above the bar, line by line.
+
+    What begins with one of ``others`` goes straight through: other bars move to their own places by it.
+
+    Example:
+        >>> import sys
+        >>> from tqdm import tqdm
+        >>> from pure_sgd.training.progress import LinesAbove
+        >>> with tqdm(total=3) as bar:
+        ...     print("a line", file=LinesAbove(bar, sys.stdout, others=()))
+        a line
+    """
+
+    def __init__(self, bar: Any, stream: TextIO, others: tuple[str, ...]) -> None:
+        self.bar, self.stream, self.others, self.begun = bar, stream, others, ""
+
+    def write(self, text: str) -> int:
+        if not self.begun and text.startswith(self.others):
+            return self.stream.write(text)
+        lines, newline, self.begun = (self.begun + text).rpartition("\n")
+        if newline:
+            # Without the lock: a process forked while another thread has it would wait forever.
+            with type(self.bar).external_write_mode(file=self.bar.fp, nolock=True):
+                self.stream.write(lines + newline)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def finish(self) -> None:
+        """Write what has begun as a line, and has not ended."""
+        self.stream.write(self.begun)
 
 
 class Progress:
@@ -56,7 +104,7 @@ class Progress:
     """
 
     def __init__(self, total: int | None, done: int, shown: bool) -> None:
-        self.bar = progress_bar(total, "step", shown, done)
+        self.drawn = progress_bar(total, "step", shown, done)
         self.values: dict[str, str] = {}
 
     def step(self, metrics: Mapping[str, torch.Tensor]) -> None:
@@ -69,18 +117,15 @@ class Progress:
         """Show a record: its losses, held-out ones too, and its learning rate."""
         self._show({name: v for name, v in record.items() if "loss" in name or name in SHOWN}, refresh=True)
 
-    def aside(self) -> AbstractContextManager[None]:
-        """While it lasts, what is printed goes above the bar."""
-        return type(self.bar).external_write_mode()
-
     def _show(self, values: Mapping[str, float], refresh: bool) -> None:
         self.values |= {name: f"{value:.4g}" for name, value in values.items()}
         self.bar.set_postfix(self.values, refresh=refresh)
 
     def __enter__(self) -> Progress:
+        self.bar = self.drawn.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.close()
+        self.drawn.__exit__(kind, error, trace)
