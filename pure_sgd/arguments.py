@@ -166,7 +166,8 @@ def _is_ours(error: Exception) -> bool:
             break  # what torch calls for an operation that stands further up
         depth += 1
         foreign = "site-packages" in name or name.startswith(("<", LIBRARY))
-        if name.startswith(PACKAGE) or not foreign:
+        typed_in = trace.tb_frame.f_globals.get("__name__") == "__main__"  # into a shell: in no file
+        if name.startswith(PACKAGE) or typed_in or not foreign:
             last = name
         trace = trace.tb_next
     return depth > 1 and last.startswith(PACKAGE)

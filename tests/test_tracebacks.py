@@ -74,6 +74,13 @@ def test_the_last_line_of_a_traceback_is_the_users(way: str, loss: Callable[...,
     assert len("".join(traceback.format_exception(caught.value)).splitlines()) < 100
 
 
+def test_what_is_typed_into_a_shell_is_the_users_too():
+    shell: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("def loss(params, batch):\n    return params['nowhere']", "<stdin>", "exec"), shell)
+    with pytest.raises(KeyError, match="nowhere"):
+        ps.fit(shell["loss"], TX, PARAMS, DATA, steps=1, progress=False)
+
+
 def test_a_decision_by_a_value_is_told_with_its_line():
     def decides(params: Any, x: torch.Tensor) -> torch.Tensor:
         return x.sum() if x.sum() > 0 else -x.sum()  # here
