@@ -1,12 +1,14 @@
-"""What every test can count on: one thread, the same random numbers, an empty compile cache."""
+"""What every test can count on: one thread, the same random numbers, nothing compiled, ranks to ask for."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 
 import hypothesis
 import pytest
 import torch
+from ranks import Ranks, started
 
 # What needs atheris, and what only make test-peers has libraries for and names.
 collect_ignore_glob = ["fuzz_*.py", "peers_*.py"]
@@ -43,3 +45,10 @@ def no_compiled_functions():
     yield
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+
+
+@pytest.fixture(scope="module")
+def ranks(request: pytest.FixtureRequest) -> Generator[Ranks]:
+    """Processes in one group, for all tests of a file: as many as its ``WORLD``."""
+    with started(request.module.WORLD) as pool:
+        yield pool

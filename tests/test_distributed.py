@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -14,7 +13,6 @@ from ranks import (
     CLOSE,
     ROWS,
     Failure,
-    Ranks,
     batch_of,
     difference,
     disagreement,
@@ -37,12 +35,6 @@ STEPS = 4
 #: Bytes of which every leaf but the last fills a message.
 SMALL = 100
 WORLD = 4
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with started(WORLD) as pool:
-        yield pool
 
 
 TRANSFORMS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import pickle
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
-from ranks import Failure, Ranks, mesh_of, start, started
+from ranks import Failure, mesh_of, start
 from saved_trees import ARRAYS, MANIFEST, assert_same, rewritten
 from torch import distributed
 from torch.distributed.checkpoint.filesystem import FileSystem
@@ -24,12 +23,6 @@ from pure_sgd.distributed import checkpoints
 
 WORLD = 4
 PLANS = ("optimizer", "all")
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with started(WORLD) as pool:
-        yield pool
 
 
 class Kinds(NamedTuple):

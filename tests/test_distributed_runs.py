@@ -6,14 +6,13 @@ import errno
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from ranks import CLOSE, Failure, Ranks, difference, example_loss, mesh_of, start, started
+from ranks import CLOSE, Failure, difference, example_loss, mesh_of, start
 from saved_trees import assert_same
 from torch import distributed
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,12 +22,6 @@ from pure_sgd.training.checkpoints import background
 
 WORLD, STEPS, ROWS, BATCH = 4, 12, 48, 12
 TX = ps.chain(ps.sgd(ps.linear_schedule(0.1, 0.0, STEPS), momentum=0.9), ps.params_ema(0.9))
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with started(WORLD) as pool:
-        yield pool
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from catalogue import CATALOGUE, grads_of, params_of
 from ranks import (
     CLOSE,
     Failure,
-    Ranks,
     batch_of,
     difference,
     disagreement,
@@ -19,7 +17,6 @@ from ranks import (
     mesh_of,
     rows_of,
     start,
-    started,
 )
 from torch.distributed.tensor import DTensor
 
@@ -49,12 +46,6 @@ KINDS = (
     "soap",
 )
 REST = sorted(set(CATALOGUE) - set(KINDS))
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with started(WORLD) as pool:
-        yield pool
 
 
 def walk(names: tuple[str, ...], plan: str) -> dict[str, Any]:

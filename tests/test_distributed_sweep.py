@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from ranks import Failure, Ranks, mesh_of, started
+from ranks import Failure, mesh_of, started
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
 
 import pure_sgd as ps
 
@@ -22,12 +24,6 @@ GRIDS: dict[str, Any] = {"rate": [0.01, 0.1, 0.3], "seed": range(5)}
 POINTS = 15
 #: The share of the first of two ranks, and what the second has done before its fourth run.
 BY_THEN = 8 + 3
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with started(WORLD) as pool:
-        yield pool
 
 
 class Outcome(NamedTuple):
@@ -149,3 +145,15 @@ def fits(directory: Path) -> list[float]:
         return torch.tensor(history["loss"][-1])
 
     return ps.distributed.sweep(run, directory, mesh_of(4), rate=[0.01, 0.1], progress=False).results.tolist()
+
+
+def test_the_group_and_its_threads_end_when_it_is_destroyed(tmp_path):
+    sweep = ps.distributed.sweep  # what torch imports for it while there is a group would hold it
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    group = weakref.ref(distributed.group.WORLD)
+    mesh = init_device_mesh("cpu", (1,))
+    sweep(trained, tmp_path / "runs", mesh, progress=False, **GRIDS)
+    del mesh
+    distributed.destroy_process_group()
+    gc.collect()
+    assert group() is None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from pages import DOCS, run
-from ranks import Ranks, mesh_of, started
+from ranks import mesh_of
 from torch import distributed
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -17,19 +17,13 @@ from traffic import received
 
 import pure_sgd as ps
 
-STEPS = 3
+WORLD, STEPS = 4, 3
 PLANS = {"data parallel": None, "ZeRO-1": "optimizer", "full sharding": "all"}
 model = ps.models.mlp((784, 512, 512, 10))
 
 
 def example_loss(params: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (model.apply(params, x) - y).square().mean()
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with started(4) as pool:
-        yield pool
 
 
 def prepared(number: int, plan: str | None) -> tuple[Callable[..., Any], ps.TrainState]:
