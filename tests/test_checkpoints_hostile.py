@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import shutil
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from saved_trees import (
 )
 
 import pure_sgd as ps
+from pure_sgd.training.checkpoints import manifest
 
 
 def number(kind: str, value: Any) -> dict[str, Any]:
@@ -228,37 +231,71 @@ def test_a_header_that_lies_takes_no_memory(tmp_path):
         tracemalloc.stop()
 
 
-#: What is much where it is parsed, and little where it is written.
-DENSE = {
+def many(item: Callable[[int], str], brackets: str = "{}") -> str:
+    """As many items as half a megabyte holds, without a space."""
+    found: list[str] = []
+    size = 0
+    while size < 2**19:
+        found.append(item(len(found)))
+        size += len(found[-1]) + 1
+    return brackets[0] + ",".join(found) + brackets[1]
+
+
+def leaf(shape: str) -> str:
+    return f'{{"kind":"tensor","dtype":"bool","shape":{shape},"sha256":"","value":null}}'
+
+
+#: What is much where it is parsed, and little where it is written: in metadata, and as leaves.
+LISTS: dict[str, Callable[[int], str]] = {
     "lists": lambda number: "[]",
+    "lists in lists": lambda number: "[" * 800 + "]" * 800,
     "objects": lambda number: '{"":0}',
-    "small strings": lambda number: f'"{number % 900:02}"',
-    "small numbers": lambda number: "999",
-    "fractions": lambda number: "0.5",
-    "many names": lambda number: f'{{"{number:x}":0,"a{number:x}":0,"b{number:x}":0}}',
+    "objects in objects": lambda number: "".join(f'{{"{number}.{k}":' for k in range(300)) + "0" + "}" * 300,
+    "strings": lambda number: f'"{number:05}"',
+    "numbers": lambda number: "1e9",
+    "long numbers": lambda number: "9" * 4000,
+    "names": lambda number: f'{{"{number:x}":"ab","a{number:x}":0,"b{number:x}":0}}',
     "letters from afar": lambda number: '"abcdefghijklmnop\\ud83d\\ude00"',
-    "deep": lambda number: '[{"":[{"":[[]]}]}]',
+}
+METADATA: dict[str, Callable[[], str]] = {
+    "names in one object": lambda: many(lambda number: f'"{number:x}":"ab"'),
+    "a long string": lambda: f'{{"x":"{"a" * 2**19}"}}',
+    "a long string of wide letters": lambda: f'{{"x":"\\ud83d\\ude00{"a" * 2**19}"}}',
+    **{name: lambda item=item: f'{{"x":{many(item, "[]")}}}' for name, item in LISTS.items()},
+}
+LEAVES: dict[str, Callable[[], str]] = {
+    "empty leaves": lambda: many(lambda number: f'"{number:x}":{leaf("[0]")}'),
+    "leaves of many axes": lambda: many(lambda number: f'"{number:x}":{leaf("[0" + ",0" * 100 + "]")}'),
+    "long paths": lambda: many(lambda number: f'"{number:x}\\ud83d\\ude00{"a" * 999}":{leaf("[0]")}'),
+    "a long path to no leaf": lambda: f'{{"\\ud83d\\ude00{"a" * 2**19}":{leaf("7")}}}',
 }
 
 
-@pytest.mark.parametrize("item", DENSE)
-def test_a_manifest_takes_no_more_memory_than_its_length_allows(tmp_path, item):
+@pytest.mark.parametrize("kind", [*METADATA, *LEAVES])
+def test_a_manifest_takes_no_more_memory_than_the_checkpoint_has_bytes_and_some_besides(
+    tmp_path, monkeypatch, kind
+):
     folder = ps.save_checkpoint(tmp_path, weights(), step=1)
-    text = "[" + ",".join(DENSE[item](number) for number in range(2**17)) + "]"
+    entries = [made[kind]() if kind in made else "{}" for made in (METADATA, LEAVES)]
+    body = '"format":"pure_sgd checkpoint 2","library":"","step":1,"metadata":{},"leaves":{}'.format(*entries)
+    digest = hashlib.sha256(json.dumps(json.loads(f"{{{body}}}"), sort_keys=True).encode()).hexdigest()
+    text = f'{{{body},"sha256":"{digest}"}}'
     (folder / MANIFEST).write_text(text)
-    tracemalloc.start()
-    with pytest.raises(ps.CorruptCheckpointError, match=r"more than .* of memory|is no manifest"):
-        ps.load_checkpoint(tmp_path, weights())
-    taken = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert taken < 10 * len(text) + 2**21
 
+    def taken(besides: int, message: str) -> int:
+        monkeypatch.setattr(manifest, "BESIDES", besides)
+        tracemalloc.start()
+        with pytest.raises(ps.CorruptCheckpointError, match=message):
+            ps.load_checkpoint(tmp_path, {}, partial=True)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
 
-def test_one_dict_of_many_names_takes_no_more_either(tmp_path):
-    folder = ps.save_checkpoint(tmp_path, weights(), step=1)
-    (folder / MANIFEST).write_text("{" + ",".join(f'"{number:x}":0' for number in range(2**17)) + "}")
-    with pytest.raises(ps.CorruptCheckpointError, match=r"more than .* of memory"):
-        ps.load_checkpoint(tmp_path, weights())
+    # Where there is room it is read, and takes no more than was foretold.
+    most = manifest.most_memory(text)
+    assert taken(most, "by the manifest it has|is no leaf") < most
+    # Where there is not it is refused, before it is parsed.
+    assert taken(2**20, "may take") < 2**20 + sum(path.stat().st_size for path in folder.iterdir())
 
 
 def test_what_we_write_is_never_too_much(tmp_path):

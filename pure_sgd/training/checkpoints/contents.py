@@ -178,9 +178,10 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, in which no name comes twice."""
-    if len({name for name, _ in pairs}) != len(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
         raise ValueError("a name comes twice")
-    return dict(pairs)
+    return found
 
 
 def _copied(path: str, value: Any) -> Any:

@@ -217,7 +217,7 @@ def _check_fit(
             found.append(f"{path} is {form(stored)} in the file, expected {form(expected)}")
     if not partial:
         unexpected = leaves.keys() - sources.values()
-        found += [f"{path} is in the file, and nobody expects it" for path in sorted(unexpected)]
+        found += [f"{path:.120} is in the file, and nobody expects it" for path in sorted(unexpected)]
     if found:
         more = f"; and {len(found) - MOST_DIFFERENCES} more" if len(found) > MOST_DIFFERENCES else ""
         remedy = "Pass a tree like the one that was saved, or rename=... and partial=True"

@@ -10,10 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import PureSGDError
+from ...errors import PureSGDError, shown
 from .arrays import file_size
-from .bounded import bounded_json
-from .contents import DTYPES, KINDS, Leaf, corrupt
+from .contents import DTYPES, KINDS, Leaf, corrupt, without_duplicates
 
 __all__ = ["File", "Manifest", "read_manifest", "write_manifest"]
 
@@ -22,8 +21,12 @@ SHARDED = "pure_sgd sharded checkpoint 1"
 MANIFEST = "manifest.json"
 #: The names that torch.distributed.checkpoint gives.
 SHARD = re.compile(r"shard-[0-9]{5,}-model-00001-of-00001\.safetensors")
-#: Bytes that are read at most: a leaf takes about two hundred.
+#: Bytes that are read at most.
 LARGEST_MANIFEST = 2**26
+#: Bytes of memory that a manifest may take besides those that the checkpoint has on the disk.
+BESIDES = 2**26
+#: A name or a value comes after one of these, and takes so many bytes of memory at most, but for its letters.
+SIGNS, ITEM = "[{,:", 150
 FIELDS = {"format", "library", "step", "metadata", "leaves", "sha256"}
 FORMATS = {FORMAT: FIELDS, SHARDED: FIELDS | {"files"}}
 
@@ -83,12 +86,13 @@ Load another step, or pass fallback=True for the newest that is intact.
     if size > LARGEST_MANIFEST:
         raise corrupt(folder, f"{MANIFEST} has {size} bytes, more than any has")
     try:
-        with (folder / MANIFEST).open("rb") as file:
-            body = bounded_json(file.read(size).decode("ascii"))
+        body = _parsed(folder, size)
         if not isinstance(body, dict) or "format" not in body:
             raise corrupt(folder, f"{MANIFEST} is no manifest")
         if body["format"] not in (*FORMATS,):
-            raise corrupt(folder, f"its format is {body['format']!r}, and this version reads {[*FORMATS]}")
+            raise corrupt(
+                folder, f"its format is {shown(body['format'])}, and this version reads {[*FORMATS]}"
+            )
         if set(body) != FORMATS[body["format"]] or body.pop("sha256") != _digest(body):
             raise corrupt(folder, f"{MANIFEST} does not have its checksum")
         files = {name: _file(name, **fields) for name, fields in body.get("files", {}).items()}
@@ -97,13 +101,41 @@ Load another step, or pass fallback=True for the newest that is intact.
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, PureSGDError):
             raise
-        raise corrupt(folder, f"{MANIFEST} cannot be read ({error})") from None
+        raise corrupt(folder, f"{MANIFEST} cannot be read ({error!s:.200})") from None
     manifest = Manifest(body["step"], body["metadata"], leaves, files if sharded else None)
     if type(manifest.step) is not int or type(manifest.metadata) is not dict:
         raise corrupt(folder, f"{MANIFEST} has no step or no metadata")
     if manifest.step != step:
         raise corrupt(folder, f"it is the checkpoint of step {manifest.step}")
     return manifest
+
+
+def most_memory(text: str) -> int:
+    """The bytes that a manifest takes at most while it is parsed, verified and compared with the arrays.
+
+    Example:
+        >>> from pure_sgd.training.checkpoints.manifest import most_memory
+        >>> most_memory('{"step": 3}')
+        344
+    """
+    letter = 4 if re.search(r"\\u(?!00)", text) else 1
+    # What it says is held twice as it is written, and twice as Python has it.
+    return (2 + 2 * letter) * len(text) + ITEM * sum(map(text.count, SIGNS))
+
+
+def _parsed(folder: Path, size: int) -> Any:
+    """What so many bytes of the manifest say, whatever it is.
+
+    Raises:
+        CorruptCheckpointError: it might take more memory than such a checkpoint should.
+    """
+    room = BESIDES + sum(path.lstat().st_size for path in folder.iterdir())
+    with (folder / MANIFEST).open("rb") as file:
+        text = file.read(size).decode("ascii")
+    needed = most_memory(text)
+    if needed > room:
+        raise corrupt(folder, f"{MANIFEST} might take {needed} bytes of memory, and may take {room}")
+    return json.loads(text, object_pairs_hook=without_duplicates)
 
 
 def _leaf(path: str, sharded: bool, kind: Any, dtype: Any, shape: Any, sha256: Any, value: Any) -> Leaf:
@@ -121,7 +153,7 @@ def _leaf(path: str, sharded: bool, kind: Any, dtype: Any, shape: Any, sha256: A
         sound = kind in KINDS and type(value) is KINDS[kind] and (dtype, shape, sha256) == (None, [], None)
         sound = sound and (kind != "float" or float.fromhex(str(value)).hex() == value)
     if not sound:
-        raise ValueError(f"{path} is no leaf")
+        raise ValueError(f"{path:.120} is no leaf")
     return Leaf(kind, dtype, tuple(shape), sha256, value)
 
 
@@ -132,7 +164,7 @@ def _file(name: str, size: Any, sha256: Any) -> File:
         ValueError: it says what :func:`write_manifest` never says.
     """
     if not (SHARD.fullmatch(name) and type(size) is int and size >= 0 and type(sha256) is str):
-        raise ValueError(f"{name} is no file of a rank")
+        raise ValueError(f"{name:.120} is no file of a rank")
     return File(size, sha256)
 
 
