@@ -13,6 +13,7 @@ import torch
 import pure_sgd as ps
 from pure_sgd.bridges import in_place
 from pure_sgd.bridges.kernels import kernel_of
+from pure_sgd.transforms import extra_args_of
 
 SGD, ADAM, ADAM_W = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 
@@ -47,6 +48,36 @@ SCHEDULED = {
 CHAINS = {**{name: tx for name, (tx, _) in SAME.items()}, **SCHEDULED}
 
 
+def delayed() -> ps.GradientTransformation:
+    """The direction of the step before the last one, laid out the other way round."""
+
+    def update(updates, state, params=None, *, grad, **extra):
+        assert all(grad[name] is updates[name] for name in grad)
+        return ps.tree.map(lambda u: u.mT.contiguous().mT if u.ndim > 1 else u, state[0]), (state[1], updates)
+
+    return ps.GradientTransformation(
+        lambda params: (ps.tree.zeros_like(params), ps.tree.zeros_like(params)), update
+    )
+
+
+#: Of these the end is such a rule.
+LONGER: dict[str, ps.GradientTransformation] = {
+    "clipped": ps.chain(ps.clip_by_global_norm(0.5), ps.clip(0.4), ps.adamw(0.1, weight_decay=0.1)),
+    "adam twice, scheduled": ps.chain(
+        ps.scale_by_adam(), ps.trace(0.5), ps.adam(ps.linear_schedule(0.1, 0.0, 10))
+    ),
+    "delayed": ps.chain(delayed(), ps.adam(0.1)),
+    "decay of some": ps.sgd(0.1, weight_decay=0.1, mask=lambda path: "w" in path),
+    "decay twice": ps.chain(ps.add_decayed_weights(0.1), ps.adamw(0.1)),
+    "another momentum at each step": ps.sgd(0.1, momentum=ps.linear_schedule(0.5, 0.9, 10)),
+    "momentum in a tensor": ps.sgd(0.1, momentum=torch.tensor(0.9)),
+    "adam, nesterov": ps.adam(0.1, nesterov=True),
+    "adam, eps_root": ps.adam(0.1, eps_root=1e-8),
+    "amsgrad of Optax": ps.amsgrad(0.1),
+    "lion": ps.lion(0.1),
+}
+
+
 def values(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     shapes = {"w": (3, 2), "b": (2,), "scale": ()}
@@ -74,17 +105,18 @@ def test_an_optimizer_takes_the_very_steps_of_torchs_fused_one(rule):
     torch.testing.assert_close(params, theirs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("chain", CHAINS | LONGER)
 def test_parameters_and_state_are_those_of_the_chain_to_rounding(chain):
-    tx, params = CHAINS[chain], values(torch.float64)
+    tx, params = (CHAINS | LONGER)[chain], values(torch.float64)
     state, memory = tx.init(params), copy.deepcopy(params)
     written = tx.init(memory)
     kernel = kernel_of(tx, memory, written)
     assert kernel is not None
-    factor = 1.0 if chain in SCHEDULED else 0.1
+    factor = 1.0 if "scheduled" in chain else 0.1
     for _ in range(4):
         assert kernel.step([value.sin() for value in memory.values()], {"lr": factor})
-        updates, state = tx.update(ps.tree.map(torch.sin, params), state, params)
+        grads = ps.tree.map(torch.sin, params)
+        updates, state = tx.update(grads, state, params, **dict.fromkeys(extra_args_of(tx), grads))
         params = ps.apply_updates(params, updates)
         torch.testing.assert_close(memory, params, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(written, state, rtol=1e-12, atol=1e-12)
@@ -93,16 +125,9 @@ def test_parameters_and_state_are_those_of_the_chain_to_rounding(chain):
 @pytest.mark.parametrize(
     "tx",
     [
-        ps.sgd(0.1, weight_decay=0.1, mask=lambda path: "w" in path),
-        ps.sgd(0.1, momentum=ps.linear_schedule(0.5, 0.9, 10)),
-        ps.sgd(0.1, momentum=torch.tensor(0.9)),
-        ps.adam(0.1, nesterov=True),
-        ps.adam(0.1, eps_root=1e-8),
-        ps.amsgrad(0.1),
         ps.chain(ps.scale_by_adam(), ps.scale_by_learning_rate(0.1, flip_sign=False)),
         ps.chain(ps.sgd(0.1), ps.params_ema(0.9)),
-        ps.chain(ps.add_decayed_weights(0.1), ps.adamw(0.1)),
-        ps.lion(0.1),
+        ps.chain(ps.sgd(0.1), ps.scale(2.0)),
         ps.GradientTransformation(
             lambda params: (), lambda updates, state, params=None, **_: (updates, state)
         ),
@@ -114,13 +139,18 @@ def test_of_other_chains_torch_has_no_kernel(tx):
     assert kernel_of(tx, params, tx.init(params)) is None
 
 
-def test_nothing_compiles_where_there_is_a_kernel(monkeypatch):
-    def fail(*arguments: Any) -> None:
-        raise AssertionError
+@pytest.mark.parametrize("chain", CHAINS | LONGER)
+def test_what_is_more_than_a_rule_of_torch_compiles_as_a_whole(chain, monkeypatch):
+    compiled: list[Any] = []
 
-    monkeypatch.setattr(in_place, "compile_directly", lambda write: fail)
+    def note(write: Any) -> Any:
+        compiled.append(lambda *given: compiled.append(given) or write(*given))
+        return compiled[0]
+
+    monkeypatch.setattr(in_place, "compile_directly", note)
     params = parameters()
-    train(ps.to_torch_optimizer(ps.adamw(0.1), params.items(), compile=True), params)
+    train(ps.to_torch_optimizer((CHAINS | LONGER)[chain], params.items(), compile=True), params, 2)
+    assert len(compiled) == (3 if chain in LONGER else 1)
 
 
 def transpose(params: dict[str, torch.Tensor], optimizer: Any) -> None:
@@ -157,3 +187,23 @@ def test_what_the_kernel_does_not_take_the_chain_does(change):
     for name in params:
         memory, other = with_kernel.state[params[name]], without.state[others[name]]
         torch.testing.assert_close(dict(memory), dict(other))
+
+
+def test_a_number_that_a_group_sets_holds_before_the_rule_too():
+    params, others = parameters(), parameters()
+    longer = ps.chain(ps.add_decayed_weights(0.1), ps.adamw(0.1, weight_decay=0.1))
+    made = ps.chain(ps.add_decayed_weights(0.3), ps.adamw(0.1, weight_decay=0.3))
+    train(ps.to_torch_optimizer(longer, [{"params": params.items(), "weight_decay": 0.3}]), params)
+    train(ps.to_torch_optimizer(made, others.items()), others)
+    torch.testing.assert_close(params, others)
+
+
+@pytest.mark.parametrize("chain", CHAINS | LONGER)
+def test_a_copy_beside_that_of_its_parameters_takes_the_same_steps(chain):
+    params = parameters()
+    optimizer = ps.to_torch_optimizer((CHAINS | LONGER)[chain], params.items())
+    train(optimizer, params, 2)
+    others, copied = copy.deepcopy((params, optimizer))
+    train(optimizer, params, 2)
+    train(copied, others, 2)
+    torch.testing.assert_close(params, others, rtol=0, atol=0)

@@ -123,7 +123,7 @@ class Group:
         }
         places = [*self.trained.values(), *self.leaves.values()]
         self._memory = [leaf if leaf.ndim else leaf.detach().view(1) for leaf in places]
-        self._kernel = kernel_of(self._chain, self.trained, self.state)
+        self._kernel = kernel_of(self._chain, self.trained, self.state, whole=self._compile)
         self._write = update_in_place(self.tx, values, state, self._compile)
 
     def _check_options(self) -> None:

@@ -13,7 +13,7 @@ from ..transforms import GradientTransformation, InjectHyperparamsState, inject_
 from ..transforms.contract import transformation
 from ..transforms.finding import by_name
 
-__all__ = ["RATE", "SHORT", "hold", "settable"]
+__all__ = ["RATE", "SHORT", "arguments_of", "hold", "settable"]
 
 RATE = "learning_rate"
 #: What a parameter group calls it.
@@ -39,7 +39,7 @@ def hold(tx: GradientTransformation, names: Collection[str]) -> GradientTransfor
         tensor(1., dtype=torch.float64)
     """
     found: dict[str, list[Any]] = {}
-    for name, value in _arguments(tx):
+    for name, value in arguments_of(tx):
         if name is not None and name in names and value is not None:
             found.setdefault(name, []).append(value)
     given = {name: values[0] for name, values in found.items() if _one_number(values)}
@@ -78,16 +78,23 @@ def settable(state: Any) -> dict[str, str]:
     return by_name(found)
 
 
-def _arguments(value: Any) -> Iterator[tuple[str | None, Any]]:
-    """The arguments of every call in a recipe, by name; by None what came in a list of them."""
+def arguments_of(value: Any) -> Iterator[tuple[str | None, Any]]:
+    """The arguments of every call in a recipe, by name; by None what came in a list of them.
+
+    Example:
+        >>> import pure_sgd as ps
+        >>> from pure_sgd.bridges.held import arguments_of
+        >>> [name for name, value in arguments_of(ps.chain(ps.clip(1.0), ps.trace(0.9)))]
+        [None, 'max_delta', None, 'decay']
+    """
     if isinstance(value, GradientTransformation):
         if value.recipe is not None:
             for name, given in _named(value):
                 yield name, given
-                yield from _arguments(given)
+                yield from arguments_of(given)
     else:
         for child in _children(value):
-            yield from _arguments(child)
+            yield from arguments_of(child)
 
 
 def _named(tx: GradientTransformation) -> list[tuple[str | None, Any]]:

@@ -11,7 +11,7 @@ from .. import tree
 from ..training.programs.direct import compile_directly
 from ..transforms import GradientTransformation, apply_updates, extra_args_of
 
-__all__ = ["update_in_place"]
+__all__ = ["read", "update_in_place"]
 
 Tensors = list[torch.Tensor]
 
@@ -49,14 +49,22 @@ def update_in_place(
         updates, new = tx.update(updates, tree.flatten(like)[1](held[len(names) :]), params, **extra)
         params = apply_updates(params, updates)
         written = [*(params[name] for name in names), *tree.leaves(new)]
-        for place, value in zip(held, _read(written, memory), strict=True):
+        for place, value in zip(held, read(written, memory), strict=True):
             place.copy_(value)
 
     return compile_directly(write) if compile else write
 
 
-def _read(written: Tensors, memory: Tensors) -> Tensors:
-    """What is written, where it lies in the memory that is about to change as a copy."""
+def read(written: Tensors, memory: Tensors) -> Tensors:
+    """What is written, where it lies in the memory that is about to change as a copy.
+
+    Example:
+        >>> import torch
+        >>> from pure_sgd.bridges.in_place import read
+        >>> a, b = torch.ones(2), torch.zeros(2)
+        >>> [leaf is old for leaf, old in zip(read([a, b], memory=[b]), (a, b), strict=True)]
+        [True, False]
+    """
     if torch.compiler.is_compiling():
         # Not clone: Inductor of torch 2.13 drops copies, and reads after the memory has been written over.
         return [torch.where(leaf == leaf, leaf, leaf) for leaf in written]

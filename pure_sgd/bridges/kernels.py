@@ -1,4 +1,4 @@
-"""A chain that torch has a kernel for: one call of that, which writes over parameters and state."""
+"""A chain that ends in a rule of torch's: one call of its kernel, which writes over parameters and state."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from .. import tree
 from ..schedules import value_at
 from ..transforms import (
     GradientTransformation,
+    InjectHyperparamsState,
     ScaleByAdamState,
     ScaleByAmsgradState,
     ScaleByLearningRateState,
     TraceState,
     add_decayed_weights,
     chain,
+    extra_args_of,
     scale_by_adam,
     scale_by_amsgrad,
     scale_by_learning_rate,
     trace,
 )
-from .held import SHORT
+from .held import SHORT, arguments_of
+from .in_place import read
 
 __all__ = ["Kernel", "kernel_of"]
 
@@ -72,7 +75,7 @@ ADAM_W = _Rule(
     },
 )
 ADAM_L2 = ADAM_W._replace(name="_fused_adam_")
-#: The rule of what stands in a chain.
+#: The rule of what stands at the end of a chain.
 RULES = {
     (RATE,): SGD,
     (DECAY, RATE): SGD,
@@ -85,6 +88,15 @@ RULES = {
     (DECAY, AMSGRAD, RATE): ADAM_L2,
     (AMSGRAD, DECAY, RATE): ADAM_W,
 }
+
+
+class _Link(NamedTuple):
+    """A transform of a chain, what made it, of what, and its state."""
+
+    transform: GradientTransformation
+    factory: Any
+    arguments: Arguments
+    state: Any
 
 
 class Kernel:
@@ -102,12 +114,20 @@ class Kernel:
         (tensor([-0.5000, -0.5000]), tensor([1., 1.]), tensor(0.5000, dtype=torch.float64))
     """
 
-    def __init__(self, rule: _Rule, given: Arguments, params: Mapping[Hashable, torch.Tensor], state: Any):
-        self._rule, self._schedule = rule, given["lr"]
+    def __init__(
+        self, rule: _Rule, params: Mapping[Hashable, torch.Tensor], before: list[_Link], links: list[_Link]
+    ):
+        given = _given(links)
+        self._rule, self._is_sgd, self._schedule = rule, rule is SGD, given["lr"]
         self._numbers = {name: given.get(name, 0.0) for name in rule.numbers}
         self._nesterov = bool(given.get("nesterov"))
-        self._params, self._memory, self._steps = list(params.values()), list[Tensors](), list[torch.Tensor]()
-        for _, node in tree.walk(state):
+        self._named, self._params = dict(params), list(params.values())
+        self._before = chain(*(link.transform for link in before)) if before else None
+        self._state = tuple(link.state for link in before)
+        names = [name for link in before for name, _ in arguments_of(link.transform) if name is not None]
+        self._fixed = {SHORT.get(name, name) for name in names}
+        self._memory, self._steps = list[Tensors](), list[torch.Tensor]()
+        for _, node in tree.walk([link.state for link in links]):
             for field in MEMORY.get(type(node), ()):
                 self._memory.append([getattr(node, field)[name] for name in params])
             if isinstance(node, (*MEMORY, ScaleByLearningRateState)):
@@ -117,21 +137,44 @@ class Kernel:
         columns = [self._params, *self._memory]
         self.kinds = {(leaf.device, leaf.dtype) for column in columns for leaf in column}
 
+    def fits(self) -> bool:
+        """Whether parameters and memory are what the kernel takes."""
+        # Elsewhere, to read what a schedule returns would wait for the device.
+        devices = ("cpu",) if callable(self._schedule) else ("cpu", "cuda")
+        return [device.type in devices and dtype in WIDE for device, dtype in self.kinds] == [True]
+
     def step(self, grads: Tensors, held: Mapping[str, Any]) -> bool:
         """One update with the hyperparameters ``held``; False, and nothing done, where it has none."""
         numbers = {name: float(value) for name, value in (self._numbers | dict(held)).items()}
         # Without momentum the kernel leaves the trace as it is.
-        if self._rule is SGD and self._memory and not numbers["decay"]:
+        if self._is_sgd and self._memory and not numbers["decay"]:
             return False
-        if numbers.keys() != self._numbers.keys() or not (self._fits(self._params) and self._fits(grads)):
+        # The transforms before the rule have the hyperparameters that they were made with.
+        if numbers.keys() != self._numbers.keys() or self._fixed & held.keys():
+            return False
+        if not (self._fits(self._params) and self._fits(grads)):
             return False
         if callable(self._schedule):
             at_step = value_at(self._schedule, self._steps[-1], "scale_by_learning_rate", "learning_rate")
             numbers["lr"] *= float(at_step)
+        grads = self._updates(grads)
         self._rate.fill_(numbers["lr"])
         told = {theirs: numbers[ours] for ours, theirs in self._rule.numbers.items()}
-        (self._sgd if self._rule is SGD else self._adam)(grads, told)
+        (self._sgd if self._is_sgd else self._adam)(grads, told)
         return True
+
+    def _updates(self, grads: Tensors) -> Tensors:
+        """What the rule gets; the state of what stands before it is written over."""
+        if self._before is None:
+            return grads
+        named = dict(zip(self._named, grads, strict=True))
+        extra = {"grad": named} if "grad" in extra_args_of(self._before) else {}
+        updates, state = self._before.update(named, self._state, self._named, **extra)
+        places = tree.leaves(self._state)
+        found = read([*(updates[name] for name in named), *tree.leaves(state)], places)
+        for place, value in zip(places, found[len(grads) :], strict=True):
+            place.copy_(value)
+        return [update.contiguous() for update in found[: len(grads)]]
 
     def _fits(self, column: Tensors) -> bool:
         # Parameters may have been cast or moved since, and gradients may be views.
@@ -152,51 +195,64 @@ class Kernel:
 
 
 def kernel_of(
-    tx: GradientTransformation, params: Mapping[Hashable, torch.Tensor], state: Any
+    tx: GradientTransformation, params: Mapping[Hashable, torch.Tensor], state: Any, *, whole: bool = False
 ) -> Kernel | None:
-    """The kernel of ``fused=True`` that does what ``tx`` does, to rounding; None where torch has none.
+    """The kernel of ``fused=True`` that does what ``tx`` ends in, to rounding; None where torch has none.
 
     It writes over ``params`` and over ``state``, that of ``tx`` or of :func:`hold` of it. Torch has one for
     the rules of its SGD, Adam and AdamW, on parameters of one dtype, float32 or float64, on one device. It
-    knows no masks, and no schedules of anything but the learning rate.
+    knows no masks, and no schedules of anything but the learning rate. What stands in the chain before the
+    longest such rule is computed first, as ever; with ``whole`` nothing may.
 
     Example:
         >>> import torch
         >>> import pure_sgd as ps
         >>> from pure_sgd.bridges.kernels import kernel_of
         >>> params = {"w": torch.zeros(2)}
-        >>> [kernel_of(tx, params, tx.init(params)) is None for tx in (ps.adam(0.1), ps.lion(0.1))]
-        [False, True]
+        >>> for tx in (ps.adam(0.1), ps.lion(0.1), ps.chain(ps.sgd(0.1), ps.params_ema(0.9))):
+        ...     print(
+        ...         [kernel_of(tx, params, tx.init(params), whole=whole) is None for whole in (True, False)]
+        ...     )
+        [False, False]
+        [True, False]
+        [True, True]
     """
-    links = list(_links(tx))
-    rule = RULES.get(tuple(factory for factory, _ in links))
-    given = {SHORT.get(name, name): value for _, arguments in links for name, value in arguments.items()}
+    if not {*map(type, params.values())} <= {torch.Tensor, torch.nn.Parameter}:
+        return None
+    links = list(_links(tx, state.inner_state if isinstance(state, InjectHyperparamsState) else state))
+    for start in range(1 if whole else len(links)):
+        rule = _rule(links[start:])
+        kernel = Kernel(rule, params, links[:start], links[start:]) if rule is not None else None
+        if kernel is not None and kernel.fits():
+            return kernel
+    return None
+
+
+def _rule(links: list[_Link]) -> _Rule | None:
+    """That which torch has a kernel for, with these arguments."""
+    rule, given = RULES.get(tuple(link.factory for link in links)), _given(links)
     if rule is None or any(_differs(given.get(name, only), only) for name, only in rule.fixed.items()):
         return None
     numbers = [value for name, value in given.items() if name in rule.numbers and name != "lr"]
-    if not all(isinstance(value, (int, float)) for value in numbers):
-        return None
-    if not {*map(type, params.values())} <= {torch.Tensor, torch.nn.Parameter}:
-        return None
-    kernel = Kernel(rule, given, params, state)
-    # Elsewhere, to read what a schedule returns would wait for the device.
-    devices = ("cpu",) if callable(given["lr"]) else ("cpu", "cuda")
-    known = [device.type in devices and dtype in WIDE for device, dtype in kernel.kinds]
-    return kernel if known == [True] else None
+    return rule if all(isinstance(value, (int, float)) for value in numbers) else None
 
 
-def _links(tx: GradientTransformation) -> Iterator[tuple[Any, Arguments]]:
-    """The transforms of a chain, one after the other: what made each, of what."""
+def _links(tx: GradientTransformation, state: Any) -> Iterator[_Link]:
+    """The transforms of a chain, one after the other."""
     recipe = tx.recipe
-    if recipe is not None and recipe.factory is CHAIN:
-        for part in recipe.args:
-            yield from _links(part)
-    elif recipe is None:
-        yield None, {}
+    if recipe is None:
+        yield _Link(tx, None, {}, state)
+    elif recipe.factory is CHAIN:
+        for part, its in zip(recipe.args, state, strict=True):
+            yield from _links(part, its)
     else:
         bound = inspect.signature(recipe.factory).bind(*recipe.args, **recipe.kwargs)
         bound.apply_defaults()
-        yield recipe.factory, bound.arguments
+        yield _Link(tx, recipe.factory, bound.arguments, state)
+
+
+def _given(links: list[_Link]) -> Arguments:
+    return {SHORT.get(name, name): value for link in links for name, value in link.arguments.items()}
 
 
 def _differs(value: Any, only: Any) -> bool:
