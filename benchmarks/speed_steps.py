@@ -21,7 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import pure_sgd as ps
 
-STEPS = 10
+STEPS = 5
 RATE, MOMENTUM, WEIGHT_DECAY, AVERAGE = 0.05, 0.9, 1e-4, 0.99
 
 Losses = list[Any]

@@ -177,7 +177,7 @@ def group(name: str, settings: Settings) -> Group:
         loops = plain_loops.loops(settings.device)
         ways.update({kind: Way(partial(floor, case, make), read_floor) for kind, make in loops.items()})
         rows.append(Row(("compiled",), tuple(loops), 1.15))
-    return Group(name, ways, rows)
+    return Group(name.replace(str(CASES[name][0].leaves), str(leaves)), ways, rows)
 
 
 def memory(settings: Settings) -> list[Line]:
