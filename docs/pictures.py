@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent / "pictures"
 #: What is black on paper, for each of the two themes.
 INKS = {"light": "#24292f", "dark": "#d6d8dc"}
 #: Points beyond which a picture would be too small on a phone, and is scrolled instead.
-WIDE = 600
+WIDE = 550
 matplotlib.rcParams["svg.hashsalt"] = "the same picture, the same file"
 
 

@@ -8,7 +8,7 @@ if there is one for each, through NCCL.
 Expected: a network on handwritten digits (SGD with momentum) and a small transformer on English (clipped
 AdamW, its state spread over the processes, so that each holds half of it) end with the parameters of a
 run of one process to 1e-5 of their largest; that is what another order of float32 sums makes of them. The
-network reads 97 % of held-out digits. About 20 s.
+network reads 98 % of held-out digits. About 20 s.
 """
 
 from __future__ import annotations
