@@ -11,6 +11,7 @@ import torch
 
 from .. import tree
 from ..errors import PureSGDError
+from .memory import ran_out
 from .one_program import LARGE_STATE, MAX_PROGRAMS, one_by_one
 from .programs.below import Axes, Leaves, below, mapped
 from .programs.products import products_as_sums
@@ -74,6 +75,8 @@ def mapped_scan(step: Step, state: TrainState, batches: Any) -> tuple[TrainState
     except PureSGDError:
         raise
     except Exception as error:
+        if ran_out(error):
+            raise  # for a sweep to take fewer runs at once
         # Of torch or of its C++ compiler, of any type; what the step itself has to say, it says again.
         logger.info("scan: these runs have no loop in C++, for %s: %s", type(error).__name__, error)
         return one_by_one(step, state, batches)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from .. import tree
+from .. import functorch, tree
 from ..arguments import check_arguments
 from ..errors import PureSGDError, check_count
 from .grids import check_names, grid_points
+from .memory import bounded, ran_out
 from .progress import progress_bar
 
 __all__ = ["SweepResult", "flattened", "sweep"]
@@ -47,6 +50,8 @@ REFUSALS = (
     ),
 )
 Leaves = Sequence[torch.Tensor]
+#: The leaves of the results with one leading axis for all points, and what makes a tree of them.
+Results = tuple[list[torch.Tensor], Callable[[list[Any]], Any]]
 
 NOT_THE_CAUSE = (Path(torch.__file__).parent, Path(__file__).parents[1])
 
@@ -67,7 +72,7 @@ def sweep(
     progress: bool = True,
     **grids: Any,
 ) -> SweepResult:
-    """Call ``run`` at every point of the product of the grids, all runs at once.
+    """Call ``run`` at every point of the product of the grids, as many at once as fit the memory.
 
         results[i, j, ...] = run(name_1=grid_1[i], name_2=grid_2[j], ...)
 
@@ -78,12 +83,19 @@ def sweep(
     for all sweeps that do the same with other numbers; :func:`replay_step` makes a loop in Python faster,
     too. Each run equals the same run by itself, to rounding.
 
+    Without a ``chunk_size`` all runs are tried at once, and where memory runs out, again in halves: the grid
+    that was named first is cut, then the next. On Linux four fifths of what is free at the start, by the
+    machine and by its control groups, are a limit of the process for as long as the sweep lasts, so that a
+    sweep is cut, not killed; on a GPU all that is free may be taken; on the CPU of another system, and inside
+    another transform of torch, nothing is cut.
+
     Args:
         run: ``run(**hyperparams)`` gives a tree of tensors. Parameters without a grid keep their defaults.
         zipped: Go through grids of one length side by side, instead of their product: the results have one
             leading axis.
-        chunk_size: Runs that are mapped at once, at most; None: all. Memory grows with it, and the time that
-            a small run takes falls.
+        chunk_size: Runs that are mapped at once, at most. Memory grows with it, and the time that a small run
+            takes falls. None: all; where these take more than the memory that is free, half of them, and so
+            on: see below.
         progress: Show a progress bar if there is more than one chunk, in a terminal or a notebook.
         **grids: By the name of a parameter of ``run``, a sequence of numbers or of tensors of one shape, or a
             tensor, whose first axis is gone through. Of numbers, ints become int64 (seeds:
@@ -96,7 +108,8 @@ def sweep(
 
     Raises:
         PureSGDError: a grid that ``run`` does not take, none for what it needs, an empty one, lengths that
-            differ when ``zipped``, or a ``run`` that cannot be mapped, with the line that says why.
+            differ when ``zipped``, or a ``run`` that cannot be mapped, with the line that says why. Without
+            ``chunk_size`` also: a single run, or the results of all, that take more memory than is free.
 
     Example:
         >>> import torch
@@ -118,7 +131,10 @@ def sweep(
     if chunk_size is not None:
         check_count("sweep", "chunk_size", chunk_size)
     values, shape = grid_points(grids, zipped)
-    leaves, rebuild = _run_all(run, values, shape, zipped, chunk_size or math.prod(shape), progress)
+    take = partial(_run_all, run, values, shape, zipped, progress)
+    # Another transform may keep what all chunks compute; it is for an outermost sweep to take less at once.
+    cut = chunk_size is None and not functorch.within_transform()
+    leaves, rebuild = _that_fit(take, shape) if cut else take(chunk_size or math.prod(shape))
     return SweepResult(values, rebuild([leaf.reshape(*shape, *leaf.shape[1:]) for leaf in leaves]))
 
 
@@ -150,10 +166,10 @@ def _run_all(
     values: dict[str, torch.Tensor],
     shape: tuple[int, ...],
     zipped: bool,
-    chunk_size: int,
     progress: bool,
-) -> tuple[list[torch.Tensor], Callable[[list[Any]], Any]]:
-    """The leaves of the results with one leading axis for all points, and what makes a tree of them."""
+    chunk_size: int,
+) -> Results:
+    """Every run, so many of them mapped at once."""
     rebuild: Callable[[list[Any]], Any] = list
 
     # vmap sees flat tuples only: it takes no None, and orders dicts in its own way.
@@ -162,15 +178,60 @@ def _run_all(
         results, rebuild = flattened(run(**dict(zip(values, arguments, strict=True))))
         return tuple(results)
 
-    chunks: list[list[torch.Tensor]] = []
-    count = math.prod(shape)
+    results: list[torch.Tensor] = []
+    done, count = 0, math.prod(shape)
     with progress_bar(count, "run", shown=progress and chunk_size < count) as bar:
         for block in _blocks(shape, chunk_size):
             rows = block * len(values) if zipped else block
             part = [grid[row] for grid, row in zip(values.values(), rows, strict=True)]
-            chunks.append(_mapped(flat, part, zipped))
-            bar.update(math.prod(len(grid) for grid in part[: len(block)]))
-    return [torch.cat(parts) for parts in zip(*chunks, strict=True)], rebuild
+            leaves, size = _mapped(flat, part, zipped), math.prod(len(grid) for grid in part[: len(block)])
+            # The place of all results is taken with the first, so that later chunks find no less than these.
+            results = results or _places(leaves, count)
+            for result, leaf in zip(results, leaves, strict=True):
+                result[done : done + size] = leaf
+            done += size
+            bar.update(size)
+    return results, rebuild
+
+
+def _that_fit(take: Callable[[int], Results], shape: tuple[int, ...]) -> Results:
+    """``take(chunk_size)`` for all points, and where these run out of memory, for half as many, and so on."""
+    told = ""
+    with bounded():
+        for size in _sizes(shape):
+            try:
+                return take(size)
+            except (RuntimeError, ValueError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                told = str(error).partition("\n")[0]
+            gc.collect()  # the tensors in the frames of the traceback
+    problem = f"a single run takes more memory than is free ({told})"
+    raise PureSGDError("sweep", problem, "Make it smaller, or pass chunk_size=1, which tries it all the same")
+
+
+def _places(leaves: Leaves, count: int) -> list[torch.Tensor]:
+    """Room for the results of so many runs like these."""
+    try:
+        return [leaf.new_empty((count, *leaf.shape[1:])) for leaf in leaves]
+    except (RuntimeError, MemoryError) as error:
+        if len(leaves[0]) == count or not ran_out(error):
+            raise
+        size = count * sum(leaf[0].nbytes for leaf in leaves) / 2**30
+        raise PureSGDError(
+            "sweep",
+            f"the results of all {count} runs take {size:.3g} GiB, which is more than is free",
+            "Return less from run, such as the last loss in place of all states",
+        ) from error
+
+
+def _sizes(shape: tuple[int, ...]) -> Iterator[int]:
+    """How many points to take at once: all, and then about half of the last, whole rows as long as may be."""
+    yield math.prod(shape)
+    for axis, length in enumerate(shape):
+        while length > 1:
+            length = -(-length // 2)
+            yield length * math.prod(shape[axis + 1 :])
 
 
 def _blocks(shape: tuple[int, ...], at_once: int) -> Iterator[tuple[slice, ...]]:
@@ -191,7 +252,9 @@ def _mapped(flat: Callable[..., Leaves], grids: list[torch.Tensor], zipped: bool
             return list(torch.func.vmap(flat)(*grids))
         try:
             return [leaf.flatten(0, len(grids) - 1) for leaf in _nested(flat, len(grids))(*grids)]
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError) as error:
+            if ran_out(error):
+                raise
             # Some functions of torch can be mapped once and not twice.
             places = torch.meshgrid(*[torch.arange(len(grid)) for grid in grids], indexing="ij")
             points = [g[place.flatten().to(g.device)] for g, place in zip(grids, places, strict=True)]
