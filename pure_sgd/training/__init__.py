@@ -12,11 +12,11 @@ from .faults import Fault as Fault
 from .faults import find_fault as find_fault
 from .loop import FitResult as FitResult
 from .loop import fit as fit
-from .records import History as History
 from .replayed import replay_step as replay_step
 from .reproducing import FaultyStep as FaultyStep
 from .reproducing import load_fault as load_fault
 from .reproducing import replay_fault as replay_fault
+from .run import History as History
 from .scanned import scan as scan
 from .scanned import scan_indices as scan_indices
 from .state import TrainState as TrainState

@@ -19,10 +19,11 @@ from .checkpoints import checkpoint_steps
 from .compiled import compile_step, compile_when_it_pays
 from .faults import guarded
 from .progress import Progress
-from .records import History, Record, evaluation, note, summary
+from .records import Recorder
 from .reproducing import FaultyStep
-from .resuming import Interruption, Run, load_run, saving_runs, signals_wait
+from .resuming import Interruption, load_run, saving_runs, signals_wait
 from .rewinding import Rewound
+from .run import History, Record, Run
 from .state import TrainState, init_train_state
 from .step import Step, make_step
 from .together import Together
@@ -137,100 +138,92 @@ def fit(
         >>> round(state.params["w"].item(), 2), round(state.params["b"].item(), 2)
         (3.0, 1.0)
     """
-    for name, value in (("record_every", record_every), ("checkpoint_every", checkpoint_every)):
-        if value is not None:
-            check_count("fit", name, value)
-    for name, value, choices in (
-        ("nonfinite", nonfinite, ("stop", "skip", "allow")),
-        ("detect", detect, ("example", "leaf")),
-    ):
-        if value not in choices:
-            raise PureSGDError("fit", f"{name}={value!r}", f"Pass one of {choices}")
+    for name, number in (("record_every", record_every), ("checkpoint_every", checkpoint_every)):
+        if number is not None:
+            check_count("fit", name, number)
+    _check_choice("nonfinite", nonfinite, ("stop", "skip", "allow"))
+    _check_choice("detect", detect, ("example", "leaf"))
     state = init_train_state(params, tx)
     source = batch_source(data, batch_size, seed, replacement, order, state.step.device)
     epochs, total = _length(epochs, steps, source.steps_per_epoch)
     setting = {"seed": seed, "batch_size": batch_size, "replacement": replacement}
     together = Together(getattr(loss, "mesh", None))
     run = _begin(state, checkpoint, setting, resume, together)
-    state, first, in_epoch, done, recorded, window, place = run
-    history = History(recorded)
-    epoch = first
     step = make_step(loss, tx, has_aux, statistics=statistics)
     # Ranks that watched the clock, each its own, would not take the same step.
     compile = False if compile == "auto" and together.ranks > 1 else compile
-    step = _choose(step if nonfinite == "allow" else guarded(step), compile, total and total - done)
-    extra = extra_args(_last(history)) if extra_args else {}
+    step = _choose(step if nonfinite == "allow" else guarded(step), compile, total and total - run.done)
 
     def trace(watch: Watch, until: int) -> tuple[FaultyStep, Place] | None:
         if extra_args or source.rows is None:
             return None  # others, or other batches, may come the second time
         start = init_train_state(params, tx)
-        run = load_run(checkpoint, start, setting, together) if checkpoint is not None else None
-        return first_bad_update(step, source, run or Run(start, 0, 0, 0, {}, []), until, watch)
+        saved = load_run(checkpoint, start, setting, together) if checkpoint is not None else None
+        return first_bad_update(step, source, saved or Run(start), until, watch)
 
     where = (checkpoint, setting, source.rows, trace, together.rank)
     watch = Watch(nonfinite, loss, tx, has_aux, detect == "example", *where)
+    batches = Rewound(source, data, run.place)
+    bar = Progress(total, run.done, shown=progress and together.rank == 0)
+    told = (lambda record, state: bar.record(record), *callbacks)
+    recorder = Recorder(run.history, evaluate, told, extra_args, stop_when, together)
 
     def save() -> None:
         if checkpoint is not None:
-            watch.look(state)
-            save_run(Run(state, epoch, in_epoch, done, history, window, batches.place()))
+            watch.look(run.state)
+            run.place = batches.place()
+            write(run)
 
-    def keep_record() -> bool:
-        """Record what happened since the last one; true when it is time to stop."""
-        nonlocal extra
-        watch.look(state)
-        record = {"epoch": epoch, "step": done, **summary(window), **evaluation(evaluate, state)}
-        window.clear()
-        for name, value in record.items():
-            history.setdefault(name, []).append(value)
-        bar.record(record)
-        for callback in callbacks:
-            callback(record, state)
-        if extra_args:
-            extra = extra_args(record)
+    def record() -> bool:
+        """Keep a record; true when it is time to stop."""
+        watch.look(run.state)
+        recorder.keep(run)
         if checkpoint_every is None:
             save()
-        return stop_when is not None and together.most(int(stop_when(history))) > 0
+        return recorder.stops(run.history)
 
-    def result() -> FitResult[T]:
-        if skipped := sum(history.get(SKIPPED, [])):
-            warnings.warn(
-                f"fit: {skipped:.0f} of {done} steps were not finite and are left out", stacklevel=3
-            )
-        return FitResult(state, history)
-
-    batches = Rewound(source, data, place)
-    saving = saving_runs(checkpoint, setting, done, together)
+    writing = saving_runs(checkpoint, setting, run.done, together)
     waiting = nullcontext(Interruption()) if checkpoint is None else signals_wait()
-    bar = Progress(total, done, shown=progress and together.rank == 0)
-    with torch.no_grad(), bar, waiting as interruption, saving as save_run:
-        if done == steps or (history and not window and stop_when is not None and stop_when(history)):
-            return result()
-        for epoch in range(first, epochs):
-            for batch in interruption.taken(batches.epoch(epoch, in_epoch), together):
-                called = FaultyStep(state, batch, extra)
-                state, metrics = step(state, batch, **extra)
-                state, metrics = watch.settled(called, state, metrics, Place(epoch, in_epoch))
-                note(window, metrics)
-                done, in_epoch = done + 1, in_epoch + 1
+    with torch.no_grad(), bar, waiting as interruption, writing as write:
+        if run.done == steps or (run.history and not run.window and recorder.stops(run.history)):
+            return _result(run)
+        for epoch in range(run.epoch, epochs):
+            run.epoch = epoch
+            for batch in interruption.taken(batches.epoch(epoch, run.in_epoch), together):
+                called = FaultyStep(run.state, batch, recorder.extra)
+                state, metrics = step(run.state, batch, **recorder.extra)
+                place = Place(epoch, run.in_epoch)
+                run.take(*watch.settled(called, state, metrics, place))
                 bar.step(metrics)
-                ended = done == steps
-                stopped = (ended or (record_every and done % record_every == 0)) and keep_record()
+                ended = run.done == steps
+                recorded = ended or (record_every and run.done % record_every == 0)
+                stopped = recorded and record()
                 heard = checkpoint is not None and interruption.heard(together)
                 ended = ended or stopped or heard
-                if ended or (checkpoint_every and done % checkpoint_every == 0):
+                if ended or (checkpoint_every and run.done % checkpoint_every == 0):
                     save()
                 if ended:
-                    return result()
+                    return _result(run)
             if interruption.signal is not None:  # which has ended the workers of a loader, too
                 break
             ended = epoch == epochs - 1
-            if window and (ended or not record_every) and keep_record():
+            if run.window and (ended or not record_every) and record():
                 break
-            in_epoch = in_epoch if ended else 0
+            run.in_epoch = run.in_epoch if ended else 0
         save()
-    return result()
+    return _result(run)
+
+
+def _result(run: Run) -> FitResult[Any]:
+    if skipped := sum(run.history.get(SKIPPED, [])):
+        told = f"fit: {skipped:.0f} of {run.done} steps were not finite and are left out"
+        warnings.warn(told, stacklevel=3)
+    return FitResult(run.state, run.history)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise PureSGDError("fit", f"{name}={value!r}", f"Pass one of {choices}")
 
 
 def _length(epochs: int | None, steps: int | None, per_epoch: int | None) -> tuple[int, int | None]:
@@ -262,11 +255,7 @@ def _begin(
             "holds the checkpoints of another run",
             "Pass resume=True to go on with it, or another directory",
         )
-    return Run(state, 0, 0, 0, {}, [])
-
-
-def _last(history: History) -> Record | None:
-    return {name: values[-1] for name, values in history.items()} or None
+    return Run(state)
 
 
 def _choose(step: Step, compile: Literal["auto"] | bool, total: int | None) -> Step:

@@ -3,66 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..transforms import eval_params
 from ..transforms.reading import average_names
+from .run import History, Record, Run
 from .state import TrainState
 from .step import Metrics
+from .together import ALONE, Together
 from .watching import SKIPPED
 
-if TYPE_CHECKING:
-    from ..plotting.figures import Axes
-
-__all__ = ["History", "Record", "evaluation", "note", "summary"]
-
-Record = dict[str, float]
+__all__ = ["Recorder", "evaluation", "summary"]
 
 #: Measured at some steps; the ratio of their means is the noise scale.
 NOISE = ("trace_covariance", "grad_sq_norm")
-#: Steps after which their metrics are laid together.
-TOGETHER = 64
 
 
-class History(dict[str, list[float]]):
-    """What a run recorded: one list for each quantity, with one entry for each record.
+class Recorder:
+    """What is noted down of a run at each record, who is told, and what follows from it.
 
-    Example:
-        >>> import pure_sgd as ps
-        >>> history = ps.History(epoch=[0, 1], loss=[2.0, 1.0])
-        >>> history["loss"][-1]
-        1.0
-        >>> [axes.get_ylabel() for axes in history.plot()]
-        ['loss']
-    """
-
-    def plot(self, *panels: Sequence[str], by: str = "epoch", ax: Any = None) -> list[Axes]:
-        """Draw it, with the quantities of each panel where they are named: :func:`plotting.plot_history`."""
-        from ..plotting import plot_history
-
-        return plot_history(self, *([panels] if panels else []), by=by, ax=ax)
-
-
-def note(window: list[Metrics], metrics: Metrics) -> None:
-    """Add the metrics of a step to ``window``, in place.
-
-    Those of the last 64 steps are laid together now and then: small tensors that stay, each between two
-    batches that go, would keep the memory of the batches from being used again.
+    ``extra`` are the extra arguments of the steps up to the next record.
 
     Example:
         >>> import torch
-        >>> from pure_sgd.training.records import note
-        >>> window = []
-        >>> note(window, {"loss": torch.tensor(1.0)})
-        >>> window
-        [{'loss': tensor(1.)}]
+        >>> import pure_sgd as ps
+        >>> from pure_sgd.training.records import Recorder
+        >>> from pure_sgd.training.run import Run
+        >>> run = Run(ps.init_train_state(torch.tensor(1.0), ps.sgd(0.1)))
+        >>> recorder = Recorder(run.history, stop_when=lambda history: history["loss"][-1] < 1)
+        >>> run.take(run.state, {"loss": torch.tensor(0.5)})
+        >>> recorder.keep(run)
+        >>> run.history, recorder.stops(run.history)
+        ({'epoch': [0], 'step': [1], 'loss': [0.5]}, True)
     """
-    window.append(metrics)
-    if len(window) % TOGETHER == 0 and all(part.keys() == metrics.keys() for part in window[-TOGETHER:]):
-        columns = [torch.stack([part[name] for part in window[-TOGETHER:]]).unbind() for name in metrics]
-        window[-TOGETHER:] = [dict(zip(metrics, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def __init__(
+        self,
+        history: History,
+        evaluate: Callable[[Any], Any] | None = None,
+        callbacks: Sequence[Callable[[Record, TrainState], object]] = (),
+        extra_args: Callable[[Record | None], dict[str, Any]] | None = None,
+        stop_when: Callable[[History], bool] | None = None,
+        together: Together = ALONE,
+    ) -> None:
+        self._evaluate, self._callbacks, self._extra_args = evaluate, callbacks, extra_args
+        self._stop_when, self._together = stop_when, together
+        self.extra = extra_args(history.last()) if extra_args else {}
+
+    def keep(self, run: Run) -> None:
+        """Record what happened since the last one."""
+        record = {"epoch": run.epoch, "step": run.done, **summary(run.window)}
+        record |= evaluation(self._evaluate, run.state)
+        run.window.clear()
+        for name, value in record.items():
+            run.history.setdefault(name, []).append(value)
+        for callback in self._callbacks:
+            callback(record, run.state)
+        if self._extra_args:
+            self.extra = self._extra_args(record)
+
+    def stops(self, history: History) -> bool:
+        """Whether any rank is told to stop by its history."""
+        return self._stop_when is not None and self._together.most(int(self._stop_when(history))) > 0
 
 
 def summary(window: list[Metrics]) -> Record:

@@ -9,32 +9,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from ..errors import PureSGDError
 from .checkpoints import AsyncCheckpoints, checkpoint_metadata, checkpoint_steps
 from .checkpoints.loading import load_step, newest_intact
+from .run import History, Run
 from .state import TrainState
-from .step import Metrics
 from .together import ALONE, Together
 
-__all__ = ["Interruption", "Run", "load_run", "saving_runs", "signals_wait"]
+__all__ = ["Interruption", "load_run", "saving_runs", "signals_wait"]
 
 Directory = str | os.PathLike[str]
-
-
-class Run(NamedTuple):
-    """All that a run has come to."""
-
-    state: TrainState
-    epoch: int
-    in_epoch: int  # steps taken in this epoch
-    done: int  # steps taken in all
-    history: dict[str, list[float]]
-    window: list[Metrics]  # of the steps since the last record
-    place: Mapping[str, Any] = {}  # among the batches; see Rewound
 
 
 @contextmanager
@@ -49,9 +37,10 @@ def saving_runs(
         >>> import tempfile
         >>> import torch
         >>> import pure_sgd as ps
-        >>> from pure_sgd.training.resuming import Run, load_run, saving_runs
+        >>> from pure_sgd.training.resuming import load_run, saving_runs
+        >>> from pure_sgd.training.run import History, Run
         >>> state = ps.init_train_state(torch.ones(2), ps.sgd(0.1))
-        >>> run = Run(state, epoch=0, in_epoch=0, done=0, history={"loss": [0.5]}, window=[])
+        >>> run = Run(state, history=History(loss=[0.5]))
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     with saving_runs(directory, {"seed": 0}, done=-1) as save:
         ...         save(run)
@@ -114,7 +103,7 @@ def load_run(
         {name: _as_metric(value, state.step.device) for name, value in zip(saved["window"], row, strict=True)}
         for row in zip(*saved["window"].values(), strict=True)
     ]
-    history = {name: [_read(value) for value in values] for name, values in saved["history"].items()}
+    history = History({name: [_read(value) for value in row] for name, row in saved["history"].items()})
     place = saved["places"][together.rank if len(saved["places"]) == together.ranks else 0]
     return Run(state, saved["epoch"], saved["in_epoch"], done, history, window, place)
 

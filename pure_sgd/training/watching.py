@@ -18,7 +18,7 @@ from ..errors import PureSGDError
 from ..transforms import GradientTransformation
 from .faults import KEPT, Fault, find_fault, is_faulty, unfinite_leaves
 from .reproducing import FaultyStep, save_fault
-from .resuming import Run
+from .run import Run
 from .state import TrainState
 from .step import Metrics, Step
 
@@ -162,11 +162,11 @@ def first_bad_update(
     Example:
         >>> import torch
         >>> import pure_sgd as ps
-        >>> from pure_sgd.training.resuming import Run
+        >>> from pure_sgd.training.run import Run
         >>> from pure_sgd.training.watching import Watch, first_bad_update
         >>> loss, tx = ps.empirical_risk(lambda params, x: params * x), ps.sgd(3e38)
         >>> data, state = (torch.ones(2),), ps.init_train_state(torch.tensor(0.0), tx)
-        >>> run, source = Run(state, 0, 0, 0, {}, []), ps.data.batch_source(data)
+        >>> run, source = Run(state), ps.data.batch_source(data)
         >>> found = first_bad_update(ps.make_step(loss, tx), source, run, 3, Watch("stop", loss, tx))
         >>> found[0].state.params, found[1]
         (tensor(-3.0000e+38), Place(epoch=1, batch=0))
