@@ -136,7 +136,7 @@ def clipped_mean_grads(
     example_loss: ExampleLoss,
     mesh: DeviceMesh,
     max_norm: Any,
-    noise_multiplier: Any = 0.0,
+    noise_multiplier: float | torch.Tensor = 0.0,
     *,
     expected_batch_size: float | None = None,
     method: str = "auto",

@@ -29,9 +29,9 @@ class AdaptiveClipping(NamedTuple):
 
 @typed
 def adaptive_clipping(
-    target_quantile: Any = 0.5,
-    learning_rate: Any = 0.2,
-    noise_multiplier: Any = 0.0,
+    target_quantile: float | torch.Tensor = 0.5,
+    learning_rate: float | torch.Tensor = 0.2,
+    noise_multiplier: float | torch.Tensor = 0.0,
     *,
     expected_batch_size: float | None = None,
 ) -> AdaptiveClipping:
@@ -64,7 +64,7 @@ def adaptive_clipping(
     check_hyperparameter(where, "noise_multiplier", noise_multiplier, low=0)
     silent = not isinstance(noise_multiplier, torch.Tensor) and noise_multiplier == 0
 
-    def init(max_norm: Any) -> AdaptiveClippingState:
+    def init(max_norm: float | torch.Tensor) -> AdaptiveClippingState:
         check_hyperparameter(where, "max_norm", max_norm, low=0, open_low=True)
         return AdaptiveClippingState(torch.as_tensor(max_norm, dtype=torch.float32).clone())
 

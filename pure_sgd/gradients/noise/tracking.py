@@ -30,7 +30,7 @@ class GradientStatistics(NamedTuple):
     update: Callable[[GradientMoments, GradientStatisticsState], tuple[NoiseScale, GradientStatisticsState]]
 
 
-def gradient_statistics(decay: Any = 0.95) -> GradientStatistics:
+def gradient_statistics(decay: float | torch.Tensor = 0.95) -> GradientStatistics:
     """Follow the noise scale over training by exponential moving averages of its two terms.
 
         trace_covariance = decay * trace_covariance + (1 - decay) * that of the moments
