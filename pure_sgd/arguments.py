@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -19,6 +20,11 @@ __all__ = ["FOREIGN", "called", "check_arguments", "factory", "raise_told", "typ
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Test = Callable[[Any], bool]
+#: The names of the arguments, and of those of plain kinds the default, annotation and tests.
+Expected = tuple[list[str], dict[str, tuple[Any, str, list[Test]]]]
+
+# Closures come and go, with all that they hold.
+_found = WeakKeyDictionary[Callable[..., Any], Expected]()
 
 
 def _is_number(value: Any) -> bool:
@@ -213,9 +219,10 @@ def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: M
         )
 
 
-@functools.cache
-def _expected(function: Callable[..., Any]) -> tuple[list[str], dict[str, tuple[Any, str, list[Test]]]]:
-    """The names of the arguments, and of those of plain kinds the default, annotation and tests."""
+def _expected(function: Callable[..., Any]) -> Expected:
+    """What a call is held to, found once for each function."""
+    if (found := _found.get(function)) is not None:
+        return found
     parameters, meant = inspect.signature(function).parameters, hints(function)
     expected: dict[str, tuple[Any, str, list[Test]]] = {}
     for name, parameter in parameters.items():
@@ -224,7 +231,8 @@ def _expected(function: Callable[..., Any]) -> tuple[list[str], dict[str, tuple[
             written = parameter.annotation
             told = written if isinstance(written, str) else inspect.formatannotation(written)
             expected[name] = (parameter.default, told.replace("[T]", ""), tests)
-    return list(parameters), expected
+    _found[function] = list(parameters), expected
+    return _found[function]
 
 
 def _tests(hint: Any) -> list[Test]:

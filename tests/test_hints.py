@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from types import ModuleType
 
 import pytest
 import torch
 
 import pure_sgd as ps
+from pure_sgd.arguments import typed
 
 FUTURE = "from __future__ import annotations\n"
 
@@ -100,3 +102,18 @@ def test_injection_reads_annotations_in_the_same_way(spelling: str, future: str)
     module = written(future + TRANSFORM.format(imports=imports, annotation=annotation))
     state = ps.inject_hyperparams(module.shrink)(rate=2, count=3).init(torch.ones(1))
     assert ps.get_hyperparams(state) == {"rate": 2}
+
+
+def test_a_function_that_was_called_is_not_kept():
+    def made(data: torch.Tensor):
+        @typed
+        def loss(count: int) -> torch.Tensor:
+            return data * count
+
+        return loss
+
+    data = torch.ones(1)
+    held = weakref.ref(data)
+    made(data)(3)
+    del data
+    assert held() is None
