@@ -75,10 +75,11 @@ def parquet_groups(directory: Path) -> Any:
 FORMATS = [npy, several_npy, safetensors, arrow, uncompressed_feather, parquet_groups]
 
 
-@pytest.fixture(params=["mapped", "read"])
+@pytest.fixture(params=["mapped", "read", "read as bytes"])
 def access(request, monkeypatch) -> None:
-    """Both ways to get at a row."""
+    """Each way to get at a row."""
     monkeypatch.setattr(columns, "MOST_MAPPED", 2**28 if request.param == "mapped" else 0)
+    monkeypatch.setattr(columns, "FEW", 0 if request.param == "read" else columns.FEW)
 
 
 @pytest.mark.usefixtures("access")
@@ -112,12 +113,17 @@ def test_neighbours_are_read_in_one_call_and_a_slow_disk_is_asked_for_all_at_onc
     dataset = ps.data.from_files(files)
     read, advised = [], []
 
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        buffer = bytearray(size)
+        return bytes(buffer[: preadv(descriptor, [buffer], offset)])
+
     def preadv(descriptor: int, buffers: Any, offset: int, flags: int = 0) -> int:
         if flags and not cached:
             raise BlockingIOError
         read.extend([offset] * (not flags))
         return os.readv(descriptor, buffers) if os.lseek(descriptor, offset, os.SEEK_SET) >= 0 else 0
 
+    monkeypatch.setattr(columns.os, "pread", pread)
     monkeypatch.setattr(columns.os, "preadv", preadv)
     monkeypatch.setattr(columns.os, "posix_fadvise", lambda *arguments: advised.append(arguments[1]))
     assert torch.equal(dataset[list(rows)], X[list(rows)])
@@ -197,6 +203,23 @@ def test_an_extension_type_of_arrow_has_its_shape(tmp_path):
         with pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch.slice(20))
     assert torch.equal(ps.data.from_files(tmp_path / "x.arrow")[[3]]["x"], X[23:24])
+
+
+def test_memory_is_used_again_when_nobody_has_it_any_more(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(2**20, dtype=np.float32).reshape(4, 2**18))
+    dataset = ps.data.from_files(tmp_path / "x.npy")
+    kept = dataset[[0]]
+    view = dataset[[1]][0, 5:].numpy()
+    places = set[int]()
+    for row in (2, 3, 2, 3):
+        batch = dataset[[row]]
+        places.add(batch.data_ptr())
+        assert batch[0, 0] == row * 2**18
+    assert len(places) <= 2
+    assert dataset[[3, 1]][:, 0].tolist() == [3 * 2**18, 2**18]  # another size
+    assert kept[0, 0] == 0
+    assert view[0] == 2**18 + 5
+    assert kept.data_ptr() not in places
 
 
 def test_batches_are_memory_of_their_own(tmp_path):

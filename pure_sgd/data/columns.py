@@ -7,9 +7,11 @@ import mmap
 import os
 import stat
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -26,6 +28,10 @@ Rows = Any  # a numpy array of int64
 #: pages of a map that are looked at add up in the memory of the process.
 MOST_MAPPED = 2**28 if hasattr(os, "preadv") else math.inf
 MOST_OPEN = 256
+#: Bytes of a row up to which Python makes bytes sooner than the place where to read them.
+FEW = 2**10
+#: Bytes of a batch whose memory is used again: fresh pages would take longer than to read into them.
+REUSED = range(2**20, 2**25 + 1)
 #: Where torch's own ``default_collate`` puts the batches of a worker.
 _shared = attrgetter("_new_shared")(torch.UntypedStorage)
 
@@ -92,14 +98,12 @@ class Column:
         Raises:
             PureSGDError: a file is not there any more, or is not what it was.
         """
-        out = _memory(len(rows) * self.row_bytes, pinned).reshape(len(rows), self.row_bytes)
+        out = _memory((len(rows), self.row_bytes), pinned)
         if len(rows):
             (self._look_up if self.mapped else self._fetch)(rows, out.numpy())
-        return out.view(self.dtype).reshape(len(rows), *self.shape)
+        return out.view(self.dtype).view(len(rows), *self.shape)
 
     def _part_of(self, rows: Rows) -> Rows:
-        if len(self.parts) == 1:
-            return np.zeros_like(rows)
         return self.firsts.searchsorted(rows, "right") - 1
 
     def _look_up(self, rows: Rows, out: Rows) -> None:
@@ -110,7 +114,7 @@ class Column:
         for number in np.unique(which).tolist():
             chosen = np.flatnonzero(which == number)
             found = np.empty((len(chosen), self.row_bytes), np.uint8)
-            self._look_up_in(number, rows[chosen], found)
+            self._look_up_in(number, rows[chosen] - self.firsts[number], found)
             out[chosen] = found
 
     def _look_up_in(self, number: int, rows: Rows, out: Rows) -> None:
@@ -122,27 +126,39 @@ class Column:
         array = np.frombuffer(source.map, np.uint8, part.count * self.row_bytes, part.offset)
         array = array.reshape(part.count, self.row_bytes)
         # All rows are there: "clip" means that none is checked, and none is copied twice.
-        array.take(rows - self.firsts[number], axis=0, out=out, mode="clip")
+        array.take(rows, axis=0, out=out, mode="clip")
 
     def _fetch(self, rows: Rows, out: Rows) -> None:
         """Read the rows, those that lie one behind the other in one call."""
-        which = self._part_of(rows)
-        offsets = self.bases[which] + rows * self.row_bytes
-        follows = (offsets[1:] - offsets[:-1] == self.row_bytes) & (which[1:] == which[:-1])
         buffers: Any = out
+        follows = rows[1:] - rows[:-1] == 1
         if follows.any():
-            begins = np.flatnonzero(np.append(True, ~follows))
-            buffers, which, offsets = np.split(out, begins[1:]), which[begins], offsets[begins]
-        numbers, places = which.tolist(), offsets.tolist()
-        sources = {number: _opened(self.parts[number].file) for number in set(numbers)}
-        descriptors = [sources[number].descriptor for number in numbers]
+            begins = np.flatnonzero(np.append(True, ~follows | np.isin(rows[1:], self.firsts)))
+            buffers, rows = np.split(out, begins[1:]), rows[begins]
+        which, sources, descriptors = self._sources(rows)
+        places = (self.bases[which] + rows * self.row_bytes).tolist()
         if len(buffers) > 1 and not _is_cached(descriptors[0], buffers[0], places[0]):
             # The disk answers many requests at once sooner than one after the other.
             for descriptor, buffer, place in zip(descriptors, buffers, places, strict=True):
                 os.posix_fadvise(descriptor, place, buffer.nbytes, os.POSIX_FADV_WILLNEED)
+        if buffers is out and self.row_bytes <= FEW:
+            found = b"".join(map(os.pread, descriptors, repeat(self.row_bytes), places))
+            if len(found) == out.nbytes:
+                out.reshape(-1)[:] = np.frombuffer(found, np.uint8)
+                return
         if sum(map(os.preadv, descriptors, zip(buffers, strict=True), places)) != out.nbytes:
-            for number, buffer, place in zip(numbers, buffers, places, strict=True):
-                _fill(self.parts[number].file, memoryview(buffer).cast("B"), place)
+            for source, buffer, place in zip(sources, buffers, places, strict=True):
+                source.fill(memoryview(buffer).cast("B"), place)
+
+    def _sources(self, rows: Rows) -> tuple[Rows, list[_Opened], list[int]]:
+        """The part that each row lies in, 0 where there is but one; its file, and the descriptor of that."""
+        if len(self.parts) == 1:
+            source = _opened(self.parts[0].file)
+            return 0, [source] * len(rows), [source.descriptor] * len(rows)
+        which = self._part_of(rows)
+        opened = {number: _opened(self.parts[number].file) for number in np.unique(which).tolist()}
+        sources = [opened[number] for number in which.tolist()]
+        return which, sources, [source.descriptor for source in sources]
 
 
 def file_at(path: str | os.PathLike[str]) -> File:
@@ -190,22 +206,46 @@ class _Opened:
     def __init__(self, file: File) -> None:
         if file_at(file.path) != file:
             raise changed(file)
-        self.descriptor = os.open(file.path, os.O_RDONLY)
+        self.file, self.descriptor = file, os.open(file.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
 
     @cached_property
     def map(self) -> mmap.mmap:
         return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ)
 
+    def fill(self, out: memoryview, offset: int) -> None:
+        """Read on from ``offset`` until ``out`` is full, in as many calls as the system takes for it."""
+        while out:
+            count = os.preadv(self.descriptor, [out], offset)
+            if not count:
+                raise changed(self.file)
+            out, offset = out[count:], offset + count
+
 
 _opened = lru_cache(MOST_OPEN)(_Opened)
 
 
-def _memory(size: int, pinned: bool) -> torch.Tensor:
+def _memory(shape: tuple[int, int], pinned: bool) -> torch.Tensor:
     """So many bytes; in a worker of a ``DataLoader`` those that it shares with the process that it serves."""
-    if get_worker_info() is None or size == 0:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-    return torch.empty(0, dtype=torch.uint8).set_(_shared(size))
+    size = math.prod(shape)
+    if size and get_worker_info() is not None:
+        return torch.empty(0, dtype=torch.uint8).set_(_shared(size)).view(shape)
+    if pinned or size not in REUSED:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    spare = _spare(size)
+    try:
+        memory = spare.pop()
+    except IndexError:
+        memory = torch.empty(size, dtype=torch.uint8)
+    lent: Any = memory.numpy()  # which ends with the last tensor that has the memory
+    weakref.finalize(lent, spare.append, memory).atexit = False
+    return torch.from_numpy(lent).view(shape)
+
+
+@lru_cache(2)
+def _spare(size: int) -> deque[torch.Tensor]:
+    """Memory of batches of ``size`` bytes that nobody has any more."""
+    return deque(maxlen=2)
 
 
 def _is_cached(descriptor: int, buffer: Rows, place: int) -> bool:
@@ -217,13 +257,3 @@ def _is_cached(descriptor: int, buffer: Rows, place: int) -> bool:
     except OSError:  # they are not, or the file system cannot say
         return False
     return True
-
-
-def _fill(file: File, out: memoryview, offset: int) -> None:
-    """Read on from ``offset`` until ``out`` is full, in as many calls as the system takes for it."""
-    descriptor = _opened(file).descriptor
-    while out:
-        count = os.preadv(descriptor, [out], offset)
-        if not count:
-            raise changed(file)
-        out, offset = out[count:], offset + count

@@ -54,9 +54,10 @@ class FileDataset(torch.utils.data.Dataset[Any]):
 
     def __init__(self, columns: Any) -> None:
         self._columns = columns
+        self._count = len(tree.leaves(columns)[0])
 
     def __len__(self) -> int:
-        return len(tree.leaves(self._columns)[0])
+        return self._count
 
     def __getitem__(self, rows: int | slice | Sequence[int] | torch.Tensor) -> Any:
         if isinstance(rows, slice):
@@ -78,13 +79,16 @@ class FileDataset(torch.utils.data.Dataset[Any]):
             PureSGDError: rows that are no whole numbers, or a file that is not what it was.
             IndexError: a row that the data does not have.
         """
-        count, asked = len(self), _asked(rows)
+        count, asked = self._count, _asked(rows)
         if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iu"):
             problem = f"rows are {asked.dtype} {asked.shape}, expected whole numbers (B,)"
             raise PureSGDError("FileDataset", problem, "Pass a list of them, a tensor or a slice")
-        if asked.size and not -count <= asked.min() <= asked.max() < count:
-            raise IndexError(f"FileDataset: rows from {asked.min()} to {asked.max()} of {count} examples")
-        found = asked.astype(np.int64) % count
+        found = asked.astype(np.int64)
+        # One look for both ends: a number below 0 is a large one without its sign.
+        if found.size and found.view(np.uint64).max() >= count:
+            if not -count <= asked.min() <= asked.max() < count:
+                raise IndexError(f"FileDataset: rows from {asked.min()} to {asked.max()} of {count} examples")
+            found %= count
         return tree.map(lambda column: column.read(found, pinned), self._columns)
 
 
