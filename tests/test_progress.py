@@ -59,6 +59,7 @@ EPOCH = ["after the data", "evaluation, told in two", "after step {}"]
 LINES = ["in step 12"] + [line.format(step) for step in (20, 40) for line in EPOCH]
 #: Prints beside a bar of its own, and to standard error, and leaves a line open.
 ANOTHER = """
+import logging
 import sys
 import time
 import torch
@@ -66,7 +67,10 @@ import warnings
 from tqdm import tqdm
 import pure_sgd as ps
 
+logging.basicConfig(format="%(message)s")
+
 def tell(record, state):
+    logging.warning("logged")
     warnings.warn(f"beware of step {record['step']}")
     print("to standard error", file=sys.stderr)
     for _ in tqdm(range(3), desc="another", mininterval=0):
@@ -78,6 +82,7 @@ def loss(params, batch):
 
 ps.fit(loss, ps.sgd(0.25), torch.tensor(0.0), (torch.ones(2),), steps=1, compile=False, callbacks=[tell])
 print("closed")
+logging.warning("logged later")
 """
 
 
@@ -115,14 +120,15 @@ def test_a_terminal_shows_loss_rate_speed_and_remaining_time_and_whole_lines_of_
     assert [line for line in LINES if not whole(line, seen)] == [], repr(seen)
 
 
-def test_warnings_bars_and_open_lines_of_others_go_on_as_they_would():
+def test_warnings_logs_bars_and_open_lines_of_others_go_on_as_they_would():
     seen = seen_by_terminal(ANOTHER)
-    assert whole("<string>:10: UserWarning: beware of step 1", seen), repr(seen)
+    assert whole("<string>:14: UserWarning: beware of step 1", seen), repr(seen)
     assert whole("to standard error", seen)
+    assert whole("logged", seen)
     # Below the bar while it is drawn, in its place at the end, and left above it.
     assert re.search(r"\n\ranother: +33%\|[^\n]*\x1b\[A", seen), repr(seen)
     assert re.search(r"\ranother: 100%\|[^\n]*\n\r[^\n]*1/1 ", seen), repr(seen)
-    assert re.search(r"1/1 [^\r\n]*\r\nopen: closed\r\n$", seen), repr(seen)
+    assert re.search(r"1/1 [^\r\n]*\r\nopen: closed\r\nlogged later\r\n$", seen), repr(seen)
 
 
 def test_what_is_not_a_terminal_gets_what_is_printed_and_no_more(capfd: pytest.CaptureFixture[str]):

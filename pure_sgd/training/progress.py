@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Generator, Mapping
@@ -23,7 +24,7 @@ SHOWN = ("learning_rate", SKIPPED)
 def progress_bar(total: int | None, unit: str, shown: bool, done: int = 0) -> Generator[Any]:
     """A bar of tqdm, in a terminal or a notebook if it is to be shown, and else nowhere.
 
-    While it is shown, lines that anyone prints go above it.
+    While it is shown, lines that anyone prints or logs go above it.
 
     Example:
         >>> from pure_sgd.training.progress import progress_bar
@@ -52,7 +53,17 @@ def progress_bar(total: int | None, unit: str, shown: bool, done: int = 0) -> Ge
                 above: Any = LinesAbove(bar, stream, others)
                 printing.callback(above.finish)
                 printing.enter_context(redirect(above))
+                for handler in _handlers_of(stream):
+                    printing.callback(handler.setStream, stream)
+                    handler.setStream(above)
         yield bar
+
+
+def _handlers_of(stream: TextIO) -> list[logging.StreamHandler[Any]]:
+    """What logs to a stream: a handler keeps the one that it found when it was made."""
+    loggers = (logging.root, *logging.root.manager.loggerDict.values())
+    found = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
+    return [each for each in found if isinstance(each, logging.StreamHandler) and each.stream is stream]
 
 
 class LinesAbove:
