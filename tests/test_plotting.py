@@ -68,6 +68,16 @@ def test_history_is_drawn_in_two_panels_losses_above_the_learning_rate():
     assert losses.get_position().y0 > rate.get_position().y1
 
 
+def test_a_constant_learning_rate_is_drawn_over_zero():
+    constant = ps.History(epoch=[0.0, 1.0], loss=[3.0, 2.0], learning_rate=[0.1, 0.1])
+    losses, rate = plot_history(constant)
+    assert rate.get_ylim() == pytest.approx((-0.005, 0.105))
+    assert losses.get_ylim()[0] > 1
+    # A second run in the same axes is seen as well.
+    plot_history(HISTORY | {"learning_rate": [0.4, 0.2, 0.1]}, ax=[losses, rate])
+    assert rate.get_ylim()[1] > 0.4
+
+
 def test_what_was_not_recorded_is_left_out():
     (losses,) = plot_history({"epoch": [0, 1], "loss": [2.0, 1.0]})
     assert list(lines(losses)) == ["training"]

@@ -63,5 +63,9 @@ def plot_history(
         panel.set_ylabel("loss" if any("loss" in name for name in names) else LABELS.get(names[0], names[0]))
         if len(names) > 1:
             panel.legend(frameon=False)
+        if names == ["learning_rate"]:
+            # A share of zero: a constant one is then no digits around itself.
+            panel.update_datalim([(at, 0.0) for at in history[by]])
+            panel.autoscale_view()
     rows[-1].set_xlabel(by)
     return rows
