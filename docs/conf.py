@@ -26,7 +26,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-extensions += ["rooms", "pictures", "links"]
+extensions += ["cells", "rooms", "pictures", "links"]
 
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3

@@ -70,13 +70,10 @@ def page(room: ModuleType) -> str:
 def contents(shown: dict[str, ModuleType]) -> str:
     """The first page: each room with the first line of its docstring."""
     title = "Every public name"
-    lines = [
-        title,
-        "=" * len(title),
-        "",
-        "By room, from the docstrings. All but those of ``data``, ``losses``,",
-    ]
-    lines += ["``models``, ``plotting``, ``random``, ``theory`` and ``tree`` lie flat in ``pure_sgd``.", ""]
+    *others, last = [f"``{name}``" for name in shown if name in OPEN]
+    apart = f"{', '.join(others)} and {last}"
+    lines = [title, "=" * len(title), ""]
+    lines += [f"By room, from the docstrings. All but those of {apart} lie flat in ``pure_sgd``.", ""]
     for name, room in shown.items():
         lines += [f":doc:`{name}`", f"   {(inspect.getdoc(room) or '').splitlines()[0]}", ""]
     return "\n".join([*lines, ".. toctree::", "   :hidden:", "", *(f"   {name}" for name in shown), ""])
@@ -103,7 +100,7 @@ def show_as_written(app: Sphinx, what: str, name: str, value: Any, options: Any,
         if paragraph.split(":\n")[0] in SECTIONS:
             break
         if all(line.startswith("    ") for line in paragraph.splitlines()):
-            paragraphs[i] = f"::\n\n{paragraph}" if paragraph.strip() else ""
+            paragraphs[i] = "::\n\n" + paragraph.replace("``", "") if paragraph.strip() else ""
         else:
             parts = re.split("(``.*?``)", paragraph, flags=re.DOTALL)
             parts[::2] = [re.sub(r"([*|])", r"\\\1", prose) for prose in parts[::2]]
