@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pure_sgd as ps
-from pure_sgd.bridges import in_place
+from pure_sgd.bridges import in_place, kernels
 from pure_sgd.bridges.kernels import kernel_of
 from pure_sgd.transforms import extra_args_of
 
@@ -45,7 +45,14 @@ SCHEDULED = {
     "sgd, scheduled": ps.sgd(ps.cosine_decay_schedule(0.1, 10), momentum=0.9),
     "adamw, scheduled": ps.adamw(ps.linear_schedule(0.0, 0.1, 10), weight_decay=0.1),
 }
-CHAINS = {**{name: tx for name, (tx, _) in SAME.items()}, **SCHEDULED}
+CLIPPED = {
+    "sgd, clipped": ps.chain(ps.clip_by_global_norm(0.5), ps.sgd(0.1, momentum=0.9)),
+    "adamw, clipped": ps.chain(ps.clip_by_global_norm(0.5), ps.adamw(0.1, weight_decay=0.1)),
+    "amsgrad, hardly clipped": ps.chain(
+        ps.clip_by_global_norm(9.0), ps.amsgrad(0.1, max_before_correction=True)
+    ),
+}
+CHAINS = {**{name: tx for name, (tx, _) in SAME.items()}, **SCHEDULED, **CLIPPED}
 
 
 def delayed() -> ps.GradientTransformation:
@@ -62,7 +69,10 @@ def delayed() -> ps.GradientTransformation:
 
 #: Of these the end is such a rule.
 LONGER: dict[str, ps.GradientTransformation] = {
-    "clipped": ps.chain(ps.clip_by_global_norm(0.5), ps.clip(0.4), ps.adamw(0.1, weight_decay=0.1)),
+    "clipped twice": ps.chain(ps.clip_by_global_norm(0.5), ps.clip(0.4), ps.adamw(0.1, weight_decay=0.1)),
+    "another clip at each step": ps.chain(
+        ps.clip_by_global_norm(ps.linear_schedule(0.1, 0.9, 10)), ps.adamw(0.1)
+    ),
     "adam twice, scheduled": ps.chain(
         ps.scale_by_adam(), ps.trace(0.5), ps.adam(ps.linear_schedule(0.1, 0.0, 10))
     ),
@@ -106,7 +116,9 @@ def test_an_optimizer_takes_the_very_steps_of_torchs_fused_one(rule):
 
 
 @pytest.mark.parametrize("chain", CHAINS | LONGER)
-def test_parameters_and_state_are_those_of_the_chain_to_rounding(chain):
+def test_parameters_and_state_are_those_of_the_chain_to_rounding(chain, monkeypatch):
+    # What is clipped goes in parts, here of one leaf and of two.
+    monkeypatch.setattr(kernels, "MANY", 8)
     tx, params = (CHAINS | LONGER)[chain], values(torch.float64)
     state, memory = tx.init(params), copy.deepcopy(params)
     written = tx.init(memory)
@@ -136,6 +148,11 @@ def test_parameters_and_state_are_those_of_the_chain_to_rounding(chain):
 )
 def test_of_other_chains_torch_has_no_kernel(tx):
     params = values()
+    assert kernel_of(tx, params, tx.init(params)) is None
+
+
+def test_of_parameters_of_several_dtypes_torch_has_no_kernel():
+    tx, params = ps.adam(0.1), values() | {"double": torch.zeros(2, dtype=torch.float64)}
     assert kernel_of(tx, params, tx.init(params)) is None
 
 
@@ -189,13 +206,28 @@ def test_what_the_kernel_does_not_take_the_chain_does(change):
         torch.testing.assert_close(dict(memory), dict(other))
 
 
-def test_a_number_that_a_group_sets_holds_before_the_rule_too():
+def decayed(weight_decay: float) -> ps.GradientTransformation:
+    return ps.chain(ps.add_decayed_weights(weight_decay), ps.adamw(0.1, weight_decay=weight_decay))
+
+
+def clipped(max_norm: float) -> ps.GradientTransformation:
+    return ps.chain(ps.clip_by_global_norm(max_norm), ps.sgd(0.1))
+
+
+@pytest.mark.parametrize("make, name", [(decayed, "weight_decay"), (clipped, "max_norm")])
+def test_a_number_that_a_group_sets_holds_before_the_rule_too(make, name):
     params, others = parameters(), parameters()
-    longer = ps.chain(ps.add_decayed_weights(0.1), ps.adamw(0.1, weight_decay=0.1))
-    made = ps.chain(ps.add_decayed_weights(0.3), ps.adamw(0.1, weight_decay=0.3))
-    train(ps.to_torch_optimizer(longer, [{"params": params.items(), "weight_decay": 0.3}]), params)
-    train(ps.to_torch_optimizer(made, others.items()), others)
+    train(ps.to_torch_optimizer(make(0.1), [{"params": params.items(), name: 0.3}]), params)
+    train(ps.to_torch_optimizer(make(0.3), others.items()), others)
     torch.testing.assert_close(params, others)
+
+
+def test_what_clips_leaves_the_gradients_as_they_are():
+    params = parameters()
+    optimizer = ps.to_torch_optimizer(clipped(0.1), params.items())
+    train(optimizer, params, 1)
+    for p, before in zip(params.values(), values().values(), strict=True):
+        torch.testing.assert_close(p.grad, before.sin(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("chain", CHAINS | LONGER)

@@ -1,10 +1,11 @@
-"""A chain that ends in a rule of torch's: one call of its kernel, which writes over parameters and state."""
+"""A chain that ends in a rule of torch's: its kernel, which writes over parameters and state."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +21,14 @@ from ..transforms import (
     TraceState,
     add_decayed_weights,
     chain,
+    clip_by_global_norm,
     extra_args_of,
     scale_by_adam,
     scale_by_amsgrad,
     scale_by_learning_rate,
     trace,
 )
+from ..transforms.clipping import shrinking
 from .held import SHORT, arguments_of
 from .in_place import read
 
@@ -34,13 +37,17 @@ __all__ = ["Kernel", "kernel_of"]
 Tensors = list[torch.Tensor]
 Arguments = dict[str, Any]
 WIDE = (torch.float32, torch.float64)
+#: Numbers that are scaled at a time: they are in the cache yet when the kernel reads them.
+MANY = 1 << 18
 
 #: What torch.optim is made of has no public names.
 _torch: Any = import_module("torch")
 _by_kind: Any = import_module("torch.utils._foreach_utils")._group_tensors_by_device_and_dtype
 
-CHAIN, DECAY, TRACE = map(inspect.unwrap, (chain, add_decayed_weights, trace))
+CHAIN, CLIP = map(inspect.unwrap, (chain, clip_by_global_norm))
+DECAY, TRACE = map(inspect.unwrap, (add_decayed_weights, trace))
 ADAM, AMSGRAD, RATE = map(inspect.unwrap, (scale_by_adam, scale_by_amsgrad, scale_by_learning_rate))
+MAX_NORM = "max_norm"
 #: What a kernel has of each parameter, beside its gradient.
 MEMORY: dict[type, tuple[str, ...]] = {
     TraceState: ("trace",),
@@ -75,8 +82,8 @@ ADAM_W = _Rule(
     },
 )
 ADAM_L2 = ADAM_W._replace(name="_fused_adam_")
-#: The rule of what stands at the end of a chain.
-RULES = {
+#: The rule of what stands at the end of a chain, with a clip by norm or without.
+RULES: dict[tuple[Any, ...], _Rule] = {
     (RATE,): SGD,
     (DECAY, RATE): SGD,
     (TRACE, RATE): SGD,
@@ -88,6 +95,7 @@ RULES = {
     (DECAY, AMSGRAD, RATE): ADAM_L2,
     (AMSGRAD, DECAY, RATE): ADAM_W,
 }
+RULES.update({(CLIP, *factories): rule for factories, rule in RULES.items()})
 
 
 class _Link(NamedTuple):
@@ -120,6 +128,7 @@ class Kernel:
         given = _given(links)
         self._rule, self._is_sgd, self._schedule = rule, rule is SGD, given["lr"]
         self._numbers = {name: given.get(name, 0.0) for name in rule.numbers}
+        self._numbers |= {name: given[name] for name in given.keys() & {MAX_NORM}}
         self._nesterov = bool(given.get("nesterov"))
         self._named, self._params = dict(params), list(params.values())
         self._before = chain(*(link.transform for link in before)) if before else None
@@ -134,6 +143,9 @@ class Kernel:
                 self._steps.append(node.step)
             if isinstance(node, ScaleByLearningRateState):
                 self._rate = node.learning_rate
+        ends = list(accumulate(p.numel() for p in self._params))
+        parts = [list(part) for _, part in groupby(range(len(ends)), lambda i: ends[i] // MANY)]
+        self._parts = [slice(part[0], part[-1] + 1) for part in parts]
         columns = [self._params, *self._memory]
         self.kinds = {(leaf.device, leaf.dtype) for column in columns for leaf in column}
 
@@ -159,8 +171,7 @@ class Kernel:
             numbers["lr"] *= float(at_step)
         grads = self._updates(grads)
         self._rate.fill_(numbers["lr"])
-        told = {theirs: numbers[ours] for ours, theirs in self._rule.numbers.items()}
-        (self._sgd if self._is_sgd else self._adam)(grads, told)
+        self._apply(grads, numbers)
         return True
 
     def _updates(self, grads: Tensors) -> Tensors:
@@ -180,18 +191,33 @@ class Kernel:
         # Parameters may have been cast or moved since, and gradients may be views.
         return _by_kind([column]).keys() == self.kinds and all(map(torch.Tensor.is_contiguous, column))
 
-    def _sgd(self, grads: Tensors, told: dict[str, Any]) -> None:
-        first = told["dampening"] != 0 and not int(self._steps[0])
-        told |= {"nesterov": self._nesterov, "is_first_step": first, "maximize": False}
-        _torch._fused_sgd_(self._params, grads, *(self._memory or [[]]), **told)
+    def _apply(self, grads: Tensors, numbers: Mapping[str, float]) -> None:
+        """The rule, with the clip before it."""
+        told = {theirs: numbers[ours] for ours, theirs in self._rule.numbers.items()}
+        if self._is_sgd:
+            first = told["dampening"] != 0 and not int(self._steps[0])
+            told |= {"nesterov": self._nesterov, "is_first_step": first}
+        else:
+            told |= {"amsgrad": len(self._memory) == 3}
+        if MAX_NORM in numbers:
+            norm = torch.linalg.vector_norm(torch.stack(_torch._foreach_norm(grads)))
+            factor = shrinking(norm, numbers[MAX_NORM])
+            for part in self._parts:
+                # No name for what is scaled: its memory is that of the next part.
+                self._call(part, _torch._foreach_mul(grads[part], factor), told)
+        else:
+            self._call(slice(None), grads, told)
         _torch._foreach_add_(self._steps, 1)
 
-    def _adam(self, grads: Tensors, told: dict[str, Any]) -> None:
-        _torch._foreach_add_(self._steps, 1)
-        mu, nu, *top = self._memory
-        steps = [self._steps[0].to(torch.float32)] * len(grads)
-        told |= {"amsgrad": bool(top), "maximize": False}
-        getattr(_torch, self._rule.name)(self._params, grads, mu, nu, *(top or [[]]), steps, **told)
+    def _call(self, part: slice, grads: Sequence[torch.Tensor], told: Arguments) -> None:
+        params, memory = self._params[part], [column[part] for column in self._memory]
+        if self._is_sgd:
+            _torch._fused_sgd_(params, grads, *(memory or [[]]), **told, maximize=False)
+        else:
+            mu, nu, *top = memory
+            steps = [(self._steps[0] + 1).to(torch.float32)] * len(params)
+            kernel = getattr(_torch, self._rule.name)
+            kernel(params, grads, mu, nu, *(top or [[]]), steps, **told, maximize=False)
 
 
 def kernel_of(
@@ -201,8 +227,9 @@ def kernel_of(
 
     It writes over ``params`` and over ``state``, that of ``tx`` or of :func:`hold` of it. Torch has one for
     the rules of its SGD, Adam and AdamW, on parameters of one dtype, float32 or float64, on one device. It
-    knows no masks, and no schedules of anything but the learning rate. What stands in the chain before the
-    longest such rule is computed first, as ever; with ``whole`` nothing may.
+    knows no masks, and no schedules of anything but the learning rate. Gradients that are clipped by their
+    norm right before the rule are scaled on their way into it. What else stands before the longest such
+    rule is computed first, as ever; with ``whole`` nothing may.
 
     Example:
         >>> import torch
@@ -233,7 +260,7 @@ def _rule(links: list[_Link]) -> _Rule | None:
     rule, given = RULES.get(tuple(link.factory for link in links)), _given(links)
     if rule is None or any(_differs(given.get(name, only), only) for name, only in rule.fixed.items()):
         return None
-    numbers = [value for name, value in given.items() if name in rule.numbers and name != "lr"]
+    numbers = [given.get(name, 0.0) for name in {*rule.numbers, MAX_NORM} - {"lr"}]
     return rule if all(isinstance(value, (int, float)) for value in numbers) else None
 
 

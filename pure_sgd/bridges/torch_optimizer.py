@@ -189,11 +189,12 @@ def to_torch_optimizer(
 
     Where the chain is a rule that torch has a kernel for (:func:`sgd`, :func:`adam` and :func:`adamw` without
     masks, with plain numbers but for the learning rate, which may follow a schedule on a CPU; float32 or
-    float64), a step is a call of that kernel, as with ``fused=True``: its result is the chain's to rounding.
-    Where the chain ends in such a rule, as most do, the transforms before it run first, and each of their
-    operations passes over fresh memory; so do all of any other chain. With ``compile=True`` such an update is
-    one program, which writes parameters and state in one pass; that compiles for 10 to 60 s at the first
-    step, for each group.
+    float64, contiguous), a step is a call of that kernel, as with ``fused=True``: its result is the chain's
+    to rounding. :func:`clip_by_global_norm` right before such a rule scales the gradients on their way into
+    it, and leaves them as they are. What else stands before it runs first, and each of its operations passes
+    over fresh memory; so do all of any other chain. With ``compile=True`` such an update is one program,
+    which writes parameters and state in one pass; that compiles at the first step, for each group: for some
+    10 s, and one or two more for each parameter.
 
     Raises:
         PureSGDError: a ``tx`` that is no transform, an option of a group that is no hyperparameter of the
