@@ -98,15 +98,14 @@ def _run(flat: Callable[..., Leaves], axes: Axes, state: Leaves, batches: Leaves
     spread = tuple(axis._replace(in_dims=(0,) * count + axis.in_dims[count:]) for axis in axes)
     given = [runs_first(leaf, order) for leaf in carry] + [leaf[0] for leaf in rows]
     recording, results = record(mapped(flat, spread), given)
-    if recording is not None:
-        _check_besides(recording, len(given))
     same = all(_signature(a) == _signature(b) for a, b in zip(results, full, strict=False))
     if recording is None or not same or any(leaf.requires_grad for leaf in recording.constants):
         raise _Refused("a step is no list of operations, or its new state is not like the old one")
 
     constants = recording.constants
-    key = (str(recording.graph), *order, *map(_signature, (*carry, *rows, *constants)))
+    key = (recording.text, *order, *map(_signature, (*carry, *rows, *constants)))
     if key not in _programs:
+        _check_besides(recording, len(given))
         if len(_programs) == MAX_PROGRAMS:
             _programs.pop(next(iter(_programs)))
         _programs[key] = None  # for as long as it is not there
@@ -125,7 +124,7 @@ def _compiled(
         cpp_loop,  # Inductor takes seconds to import, and other versions lack what it needs
     )
 
-    program, count = turned(recording, sizes, order).program(), len(carry)
+    program, count = turned(recording, sizes, order), len(carry)
 
     def body(carry: list[torch.Tensor], row: list[torch.Tensor]) -> Any:
         given = [runs_first(leaf, order) for leaf in carry[:count]]

@@ -24,6 +24,10 @@ __all__ = ["cpp_loop"]
 Leaves = list[torch.Tensor]
 Body = Callable[[Leaves, Leaves], tuple[Leaves, Leaves]]
 
+#: What takes more operations and is read twice is computed once: a schedule, say, which Inductor's own 30 has
+#: computed again for every parameter of every run.
+COMPUTED_ONCE = {"realize_opcount_threshold": 20}
+
 #: Inductor, and what notes the calls of kernels, serve one thread at a time.
 _compiling = threading.RLock()
 
@@ -219,7 +223,7 @@ def _graph_of(function: Callable[..., Leaves], inputs: Leaves) -> tuple[GraphMod
 def _kernels_of(graph: GraphModule, inputs: Leaves) -> tuple[list[_Call], Leaves]:
     """The calls that ``graph`` becomes, and where its results lie."""
     with _noted() as calls:
-        program: Any = compile_graph(graph, [*inputs])
+        program: Any = compile_graph(graph, [*inputs], options=COMPUTED_ONCE)
         with _NothingElse():
             outputs = list(program(*inputs))
     if not calls:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from ...random.once import once
@@ -47,7 +47,7 @@ def runs_first(leaf: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
     return leaf.permute(*_back(leaf.ndim, order))
 
 
-def turned(recording: Recording, sizes: Sequence[int], order: Sequence[int]) -> Recording:
+def turned(recording: Recording, sizes: Sequence[int], order: Sequence[int]) -> Callable[..., Sequence[Any]]:
     """The same program, computed in another order of axes wherever a result begins with the runs.
 
     Its tensors are as they were, by their axes: elementwise operations and sums permute what they take, and
@@ -61,7 +61,7 @@ def turned(recording: Recording, sizes: Sequence[int], order: Sequence[int]) -> 
         >>> from pure_sgd.training.programs.recording import record
         >>> from pure_sgd.training.programs.runs_last import turned
         >>> recording, _ = record(lambda x: [(2 * x).sum(1)], [torch.ones(3, 4)])
-        >>> turned(recording, [3], [0]).program()(torch.ones(3, 4))
+        >>> turned(recording, [3], [0])(torch.ones(3, 4))
         [tensor([8., 8., 8.])]
     """
     graph = Graph()
@@ -76,7 +76,7 @@ def turned(recording: Recording, sizes: Sequence[int], order: Sequence[int]) -> 
         if shape is not None and tuple(shape[: len(sizes)]) == tuple(sizes):
             with graph.inserting_before(node):
                 _turn(graph, node, order)
-    return Recording(graph, recording.constants)
+    return GraphModule(torch.nn.Module(), graph).forward
 
 
 def _turn(graph: Graph, node: Node, order: Sequence[int]) -> None:
