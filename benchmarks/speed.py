@@ -92,6 +92,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--group", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(
+            f"torch finds no device for --device {asked.device}; without it the rows are those of the CPU"
+        )
     settings = Settings(torch.device(asked.device), asked.quick)
     if asked.group:
         # What a peer prints is not the result.

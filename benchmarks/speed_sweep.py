@@ -173,7 +173,7 @@ def group(settings: Settings) -> Group:
     shuffled = threads("sweep(scan), shuffling", partial(ours, given, drawn=True), read)
     loop = threads("1 of 256 runs of the lecture's loop", partial(torch_loop, given), read_torch)
     jax = {"JAX scan(vmap)": Way(partial(jax_sweep, given), read_jax)}
-    why = "less than half of it is the loop; the rest writes the step down anew and gathers the batches"
+    why = "a third of it is the loop; the rest writes the step down anew and gathers the batches"
     rows = [
         Row(tuple(shuffled), tuple(loop), 1000 / RUNS, faster=True),
         Row(tuple(table), tuple(jax), 1.0, faster=True, why=why),

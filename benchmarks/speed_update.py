@@ -201,7 +201,7 @@ CASES = {
     "update/300 leaves": (
         Case(KINDS["sgd"], 300, 64),
         1.0,
-        "half of a call makes a view for each leaf of the vectors that small leaves share",
+        "more than half of a call looks at its arguments, leaf by leaf",
     ),
 }
 GROUPS: dict[str, Callable[[Settings], Group | list[Line]]] = {
