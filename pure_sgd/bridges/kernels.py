@@ -37,7 +37,7 @@ __all__ = ["Kernel", "kernel_of"]
 Tensors = list[torch.Tensor]
 Arguments = dict[str, Any]
 WIDE = (torch.float32, torch.float64)
-#: Numbers that are scaled at a time: they are in the cache yet when the kernel reads them.
+#: Numbers that are scaled at a time on a CPU: they are in its cache yet when the kernel reads them.
 MANY = 1 << 18
 
 #: What torch.optim is made of has no public names.
@@ -144,7 +144,8 @@ class Kernel:
             if isinstance(node, ScaleByLearningRateState):
                 self._rate = node.learning_rate
         ends = list(accumulate(p.numel() for p in self._params))
-        parts = [list(part) for _, part in groupby(range(len(ends)), lambda i: ends[i] // MANY)]
+        on_cpu = all(p.device.type == "cpu" for p in self._params)
+        parts = [list(part) for _, part in groupby(range(len(ends)), lambda i: on_cpu and ends[i] // MANY)]
         self._parts = [slice(part[0], part[-1] + 1) for part in parts]
         columns = [self._params, *self._memory]
         self.kinds = {(leaf.device, leaf.dtype) for column in columns for leaf in column}
