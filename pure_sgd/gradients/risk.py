@@ -43,7 +43,7 @@ class EmpiricalRisk:
     @typed
     def __call__(self, params: Params, batch: Batch) -> torch.Tensor:
         """The mean loss, shape ``()``."""
-        return example_losses(self.example_loss, params, batch, None).mean()
+        return example_losses(self.example_loss, params, batch).mean()
 
     def moments(self) -> Callable[[Params, Batch], GradientMoments]:
         """What measures mean and variance of its gradient: :func:`gradient_moments`."""
